@@ -1,0 +1,38 @@
+// Standard output.
+#include "apps/output.h"
+
+#include <fcntl.h>
+#include <heed/attention.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+namespace heed::app {
+
+void prepare_streams() {
+  std::signal(SIGPIPE, SIG_IGN);
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (fcntl(fd, F_GETFD) == -1 && errno == EBADF) {
+      // open gives the lowest free number, which is this one. Output that was closed stays unwritable, so that losing
+      // it is reported; messages on a closed standard error are dropped.
+      if (open("/dev/null", fd == 2 ? O_WRONLY : O_RDONLY) != fd) _exit(1);
+    }
+  }
+}
+
+void print(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = ::write(STDOUT_FILENO, text.data(), text.size());
+    if (n >= 0) {
+      text.remove_prefix(static_cast<size_t>(n));
+    } else if (errno == EPIPE) {
+      throw ReaderGone();
+    } else if (errno != EINTR) {
+      throw Error(std::string("cannot write to standard output: ") + std::strerror(errno));
+    }
+  }
+}
+
+}  // namespace heed::app

@@ -1,0 +1,18 @@
+// Standard output, for a program whose reader may leave early (`heed ... | head`) or whose disk may be full.
+#pragma once
+
+#include <string_view>
+
+namespace heed::app {
+
+// Thrown when the reader has gone. Not an error: the program ends quietly.
+struct ReaderGone {};
+
+// Call first in main. A closed pipe becomes an error code instead of a signal, and a closed standard stream is opened
+// on /dev/null, so that no file of ours gets its number and is printed into.
+void prepare_streams();
+
+// Writes all of the text to standard output, unbuffered. Throws ReaderGone, or heed::Error saying why it failed.
+void print(std::string_view text);
+
+}  // namespace heed::app

@@ -1,0 +1,53 @@
+// Translation with a trained model: greedy and beam search, batched.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "apps/translate/model.h"
+#include "apps/translate/vocab.h"
+
+namespace heed::translate {
+
+struct SearchOptions {
+  int beam = 4;  // 1 is greedy
+  double length_penalty =
+      1.0;                  // a hypothesis scores sum of log-probabilities / length^length_penalty (length counts </s>)
+  int max_length = 0;       // in pieces; 0: 2 * source + 10, at most 256
+  int batch_tokens = 2000;  // source tokens times beam in one batch
+  bool attention = false;   // also return the attention matrix
+};
+
+struct Translation {
+  std::string text;
+  double score = 0;                           // as SearchOptions::length_penalty says
+  std::vector<std::string> source_pieces;     // with the final </s>
+  std::vector<std::string> target_pieces;     // with the final </s>, if it was reached
+  std::vector<std::vector<float>> attention;  // [target_pieces][source_pieces], if asked for; rows sum to 1
+};
+
+// A model and its vocabulary, ready to translate.
+class Translator {
+ public:
+  static Translator load(const std::string& dir);
+  Translator(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab);
+
+  // Translations in the order of the sentences. The result of a sentence does not depend on the others' presence. An
+  // empty or blank sentence translates to an empty one. progress, if given, is called with the number of sentences
+  // done.
+  std::vector<Translation> translate(std::span<const std::string> sentences, const SearchOptions& options = {},
+                                     const std::function<void(int64_t)>& progress = {}) const;
+
+ private:
+  std::shared_ptr<Model> model_;
+  std::shared_ptr<const Vocab> vocab_;
+};
+
+// The attention matrices as JSON: [{"source": [...], "target": [...], "text": "...", "score": x, "attention":
+// [[...]]}].
+std::string attention_json(std::span<const Translation> translations);
+
+}  // namespace heed::translate

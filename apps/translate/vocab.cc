@@ -1,0 +1,221 @@
+// Subword vocabularies over SentencePiece.
+#include "apps/translate/vocab.h"
+
+#include <heed/attention.h>
+#include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <system_error>
+#include <unordered_map>
+#include <utility>
+
+#include "apps/translate/pairs.h"
+
+namespace heed::translate {
+
+struct Vocab::Model {
+  sentencepiece::SentencePieceProcessor processor;
+  std::string bytes;
+};
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kMaxModelBytes = int64_t{64} << 20;
+constexpr int kByteIds = 256;
+constexpr int kSpecialIds = 4;
+
+// The lines at `order`, for SentencePiece's trainer.
+class Lines : public sentencepiece::SentenceIterator {
+ public:
+  Lines(std::span<const std::string> lines, const std::vector<size_t>& order) : lines_(lines), order_(order) {}
+  bool done() const override { return at_ == order_.size(); }
+  void Next() override { at_++; }
+  const std::string& value() const override { return lines_[order_[at_]]; }
+  sentencepiece::util::Status status() const override { return {}; }
+
+ private:
+  std::span<const std::string> lines_;
+  const std::vector<size_t>& order_;
+  size_t at_ = 0;
+};
+
+// The lines that are not blank, in order; if there are more than max_lines, that many of them by chance.
+std::vector<size_t> choose_lines(std::span<const std::string> lines, const VocabOptions& options) {
+  std::vector<size_t> order;
+  for (size_t i = 0; i < lines.size(); i++) {
+    if (lines[i].find_first_not_of(" \t\r\n") != std::string::npos) order.push_back(i);
+  }
+  const size_t most = static_cast<size_t>(options.max_lines);
+  if (order.size() <= most) return order;
+  // Selection sampling with the generator's bits alone: the standard's distributions differ between libraries.
+  std::mt19937_64 random(options.seed);
+  std::vector<size_t> chosen;
+  chosen.reserve(most);
+  for (size_t i = 0; i < order.size() && chosen.size() < most; i++) {
+    if (random() % (order.size() - i) < most - chosen.size()) chosen.push_back(order[i]);
+  }
+  return chosen;
+}
+
+// With a point in every locale, unlike std::to_string.
+std::string as_text(double value) {
+  char text[32];
+  return {text, std::to_chars(text, text + sizeof text, value).ptr};
+}
+
+void check(const VocabOptions& o) {
+  if (o.model_type != "bpe" && o.model_type != "unigram") {
+    throw Error("The vocabulary's type is \"" + o.model_type + "\"; it must be bpe or unigram.");
+  }
+  const char* known[] = {"nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"};
+  if (std::none_of(std::begin(known), std::end(known), [&](const char* n) { return o.normalization == n; })) {
+    throw Error("The vocabulary's normalization is \"" + o.normalization +
+                "\"; it must be nmt_nfkc, nfkc, nmt_nfkc_cf, nfkc_cf or identity.");
+  }
+  if (!(o.coverage >= 0.98 && o.coverage <= 1)) {
+    throw Error("The vocabulary's coverage is " + as_text(o.coverage) + "; it must be between 0.98 and 1.");
+  }
+  if (o.size <= kByteIds + kSpecialIds || o.size > 1'000'000) {
+    throw Error("The vocabulary's size is " + std::to_string(o.size) + "; it must be between " +
+                std::to_string(kByteIds + kSpecialIds + 1) + " (4 special pieces, 256 bytes) and 1000000.");
+  }
+  if (o.max_lines < 1) throw Error("max_lines is " + std::to_string(o.max_lines) + "; it must be at least 1.");
+}
+
+// All of the bytes under the name, or the old file as it was.
+void write_whole(const std::string& path, const std::string& bytes) {
+  const std::string part = path + ".part-" + std::to_string(getpid());
+  std::error_code ec;
+  bool good;
+  {
+    std::ofstream out(part, std::ios::binary);
+    out << bytes;
+    out.close();
+    good = out.good();
+  }
+  if (good) fs::rename(part, path, ec);
+  if (!good || ec) {
+    const std::string why = ec ? ec.message() : std::strerror(errno);
+    fs::remove(part, ec);
+    throw Error(path + ": the vocabulary cannot be written: " + why + ".");
+  }
+}
+
+}  // namespace
+
+Vocab Vocab::train(std::span<const std::string> lines, const VocabOptions& options, const std::string& spm_path) {
+  check(options);
+  const std::vector<size_t> order = choose_lines(lines, options);
+  if (order.empty()) {
+    throw Error("A vocabulary needs text: " + std::to_string(lines.size()) + " lines were given and all are blank.");
+  }
+  std::string bytes;
+  const std::unordered_map<std::string, std::string> arguments = {
+      {"model_type", options.model_type},
+      {"vocab_size", std::to_string(options.size)},
+      {"character_coverage", as_text(options.coverage)},
+      {"normalization_rule_name", options.normalization},
+      {"pad_id", std::to_string(kPad)},
+      {"unk_id", std::to_string(kUnk)},
+      {"bos_id", std::to_string(kBos)},
+      {"eos_id", std::to_string(kEos)},
+      {"byte_fallback", "true"},
+      {"hard_vocab_limit", "false"},     // fewer pieces rather than an error when the text is small
+      {"max_sentence_length", "65536"},  // bytes; longer lines are left out
+      {"num_threads", "4"},              // fixed: the sums of the unigram model depend on it
+      {"minloglevel", "3"}};             // SentencePiece logs to stderr; what matters comes back as a status
+  Lines iterator(lines, order);
+  const auto status = sentencepiece::SentencePieceTrainer::Train(arguments, &iterator, &bytes);
+  if (!status.ok()) {
+    const std::string why = status.error_message();
+    if (why.find("required_chars") != std::string::npos || why.find("Vocabulary size") != std::string::npos) {
+      throw Error(
+          "A vocabulary of " + std::to_string(options.size) +
+          " pieces is too small: with 4 special pieces and 256 bytes it has no room for the characters of the " +
+          "text; ask for a larger one, or a smaller coverage than " + as_text(options.coverage) + ".");
+    }
+    throw Error("SentencePiece cannot train a vocabulary on these " + std::to_string(order.size()) + " lines: " + why +
+                ".");
+  }
+  Vocab vocab = from_bytes(bytes, spm_path);
+  if (vocab.size() < options.size) {
+    vocab.note_ = "The text gives a vocabulary of " + std::to_string(vocab.size()) + " pieces, not " +
+                  std::to_string(options.size) + ".";
+  }
+  write_whole(spm_path, bytes);
+  return vocab;
+}
+
+Vocab Vocab::load(const std::string& path) { return from_bytes(read_bytes(path, kMaxModelBytes), path); }
+
+Vocab Vocab::from_bytes(std::string_view bytes, const std::string& name) {
+  auto model = std::make_shared<Model>();
+  model->bytes = bytes;
+  // An empty model would parse: every field of it is optional.
+  const bool good = !bytes.empty() && model->processor.LoadFromSerializedProto(model->bytes).ok() &&
+                    model->processor.status().ok() && model->processor.GetPieceSize() > 0;
+  if (!good) {
+    throw Error(name + " is not a SentencePiece model, or is damaged (" + std::to_string(bytes.size()) + " bytes).");
+  }
+  return Vocab(std::move(model));
+}
+
+std::vector<int> Vocab::encode(std::string_view text) const {
+  std::vector<int> ids;
+  const auto status = model_->processor.Encode({text.data(), text.size()}, &ids);
+  if (!status.ok()) throw Error("SentencePiece cannot encode the text: " + status.ToString());
+  return ids;
+}
+
+std::vector<std::string> Vocab::pieces(std::string_view text) const {
+  std::vector<std::string> out;
+  const auto status = model_->processor.Encode({text.data(), text.size()}, &out);
+  if (!status.ok()) throw Error("SentencePiece cannot encode the text: " + status.ToString());
+  return out;
+}
+
+std::string Vocab::decode(std::span<const int> ids) const {
+  for (const int id : ids) piece(id);  // checks
+  std::string text;
+  const auto status = model_->processor.Decode(std::vector<int>(ids.begin(), ids.end()), &text);
+  if (!status.ok()) throw Error("SentencePiece cannot decode the ids: " + status.ToString());
+  return text;
+}
+
+std::string Vocab::decode(std::span<const std::string> pieces) const {
+  std::string text;
+  const auto status = model_->processor.Decode(std::vector<std::string>(pieces.begin(), pieces.end()), &text);
+  if (!status.ok()) throw Error("SentencePiece cannot decode the pieces: " + status.ToString());
+  return text;
+}
+
+int Vocab::size() const { return model_->processor.GetPieceSize(); }
+
+std::string Vocab::piece(int id) const {
+  if (id < 0 || id >= size()) {
+    throw Error("There is no piece " + std::to_string(id) + "; the vocabulary has " + std::to_string(size()) + ".");
+  }
+  return model_->processor.IdToPiece(id);
+}
+
+int Vocab::id(const std::string& piece) const { return model_->processor.PieceToId(piece); }
+
+bool Vocab::has_fixed_ids() const {
+  const auto& p = model_->processor;
+  return p.pad_id() == kPad && p.unk_id() == kUnk && p.bos_id() == kBos && p.eos_id() == kEos;
+}
+
+const std::string& Vocab::bytes() const { return model_->bytes; }
+
+}  // namespace heed::translate

@@ -1,0 +1,72 @@
+// Subword vocabularies: SentencePiece, trained from memory and stored whole or not at all.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace heed::translate {
+
+struct VocabOptions {
+  int size = 8000;                 // pieces, the special ones and the 256 bytes included
+  std::string model_type = "bpe";  // or "unigram"
+  // Part of the text's characters that get a piece of their own; the rarest others are written as bytes. Nearly 1,
+  // because for a rare capital umlaut a piece is cheap; below 1, because the thousands of Chinese characters that
+  // occur once would push the words out.
+  double coverage = 0.9999;
+  // "nmt_nfkc" folds compatibility forms, full-width punctuation included, and odd white space; "identity" keeps the
+  // text as it is, for Chinese or Japanese that shall come out with its own punctuation.
+  std::string normalization = "nmt_nfkc";
+  int64_t max_lines = 2'000'000;  // of more lines, this many are drawn
+  uint64_t seed = 1;              // for drawing them
+};
+
+// A SentencePiece model. Ids of those trained here: pad 0, <unk> 1, <s> 2, </s> 3, then the 256 bytes, then pieces.
+// Byte fallback is on: a character without a piece is spelt in UTF-8 bytes, so that <unk> never occurs and names,
+// emoji and other scripts come through a translation unharmed; it costs 256 ids, 3% of 8000.
+// Copies share one model; all const functions may be called from several threads at once.
+class Vocab {
+ public:
+  static constexpr int kPad = 0, kUnk = 1, kBos = 2, kEos = 3;
+
+  // Trains on the lines (UTF-8; empty ones are skipped) and writes the model to spm_path, by way of a temporary file
+  // that is renamed. The same lines and options give the same bytes, on any number of cores. When the text is too small
+  // for `size` pieces there are fewer, and note() says so. Throws heed::Error for options or lines that do not fit,
+  // such as a size too small for the characters of the text, and when writing fails.
+  static Vocab train(std::span<const std::string> lines, const VocabOptions& options, const std::string& spm_path);
+
+  // A model from a file or from the bytes of one. Models trained elsewhere load too, with the special ids they have:
+  // see has_fixed_ids. Throws heed::Error when the file is missing or is not a SentencePiece model.
+  static Vocab load(const std::string& path);
+  static Vocab from_bytes(std::string_view model, const std::string& name = "the vocabulary");
+
+  // Subword ids of one line, without <s> and </s>.
+  std::vector<int> encode(std::string_view text) const;
+  // The same as text: "▁Hel" "lo".
+  std::vector<std::string> pieces(std::string_view text) const;
+  // Text from ids, or from pieces; special ids are left out. Throws heed::Error for an id outside 0..size()-1.
+  std::string decode(std::span<const int> ids) const;
+  std::string decode(std::span<const std::string> pieces) const;
+
+  int size() const;
+  std::string piece(int id) const;         // throws heed::Error for an id outside 0..size()-1
+  int id(const std::string& piece) const;  // the id of <unk> if there is no such piece
+  bool has_fixed_ids() const;              // pad, <unk>, <s> and </s> are kPad, kUnk, kBos and kEos
+
+  // What train had to change ("The text gives 1,234 pieces, not 8,000."); otherwise empty.
+  const std::string& note() const { return note_; }
+  // The model's bytes, as in the file.
+  const std::string& bytes() const;
+
+ private:
+  struct Model;
+  explicit Vocab(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
+
+  std::shared_ptr<const Model> model_;
+  std::string note_;
+};
+
+}  // namespace heed::translate

@@ -1,0 +1,158 @@
+// The attention operator: score, weigh, gather; fused forward and backward; memory linear in the lengths.
+//
+//   std::vector<float> out(B * H * L * Dv);
+//   heed::Attention a{.q = heed::tensor(q, {B, H, L, D}),
+//                     .k = heed::tensor(k, {B, H, S, D}),
+//                     .v = heed::tensor(v, {B, H, S, Dv}),
+//                     .mask = heed::causal()};
+//   heed::forward(a, {.out = heed::tensor(out.data(), {B, H, L, Dv})});
+//
+// Notation: B batch, Hq query heads, Hkv key/value heads (Hq is a multiple of Hkv; query head h reads head h /
+// (Hq/Hkv)), L queries, S keys, D head size of q and k, Dv head size of v. All functions may be called from several
+// threads at once. Every function throws heed::Error, and writes nothing, when an argument does not fit.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "heed/mask.h"
+
+namespace heed {
+
+// Thrown for anything a caller can mend. what() is one sentence with the numbers in it.
+struct Error : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+enum class DType { f32, f64 };  // f64 runs the double-precision reference: slow and exact, for gradient checks
+
+using Shape = std::array<int64_t, 4>;
+
+// A strided view that may be written: [batch, head, length, dim], strides in elements, the last dimension contiguous
+// (stride 1, or size 1). It owns nothing. A view without data means "not given" or "not wanted".
+struct Tensor {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  Shape shape{};
+  Shape stride{};
+};
+
+// The same, read only.
+struct ConstTensor {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  Shape shape{};
+  Shape stride{};
+
+  ConstTensor() = default;
+  ConstTensor(const void* data, DType dtype, Shape shape, Shape stride)
+      : data(data), dtype(dtype), shape(shape), stride(stride) {}
+  ConstTensor(const Tensor& t) : data(t.data), dtype(t.dtype), shape(t.shape), stride(t.stride) {}  // NOLINT: widening
+};
+
+// The strides of a dense row-major tensor of this shape.
+inline Shape dense(const Shape& shape) { return {shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3], 1}; }
+
+// Views over memory of yours. A layout [B, L, H, D] is shape {B, H, L, D} with stride {L*H*D, D, H*D, 1}.
+inline Tensor tensor(float* data, Shape shape, Shape stride) { return {data, DType::f32, shape, stride}; }
+inline Tensor tensor(double* data, Shape shape, Shape stride) { return {data, DType::f64, shape, stride}; }
+inline ConstTensor tensor(const float* data, Shape shape, Shape stride) { return {data, DType::f32, shape, stride}; }
+inline ConstTensor tensor(const double* data, Shape shape, Shape stride) { return {data, DType::f64, shape, stride}; }
+template <class T>
+auto tensor(T* data, Shape shape) {
+  return tensor(data, shape, dense(shape));
+}
+
+// Runs work in parallel. An embedder that has a thread pool hands it over here; without one Heed uses its own.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  // How many tasks can run at once; at least 1.
+  virtual int concurrency() const = 0;
+  // Calls task(context, i) once for each i in [0, tasks), in any order and on any threads, and returns when all are
+  // done. Must accept calls from several threads at once.
+  virtual void run(int64_t tasks, void (*task)(void* context, int64_t index), void* context) = 0;
+};
+
+enum class Score {
+  dot,       // s = scale * (q . k); scale defaults to 1/sqrt(D). Vaswani et al. 2017, Luong et al. 2015
+  additive,  // s = scale * w . tanh(q + k); scale defaults to 1. Bahdanau et al. 2015; q and k come already projected
+};
+
+// One attention problem: the inputs and how they are scored and masked. q, k, v, w and bias share a dtype.
+struct Attention {
+  ConstTensor q;                     // [B, Hq, L, D]
+  ConstTensor k;                     // [B, Hkv, S, D]
+  ConstTensor v;                     // [B, Hkv, S, Dv]
+  Score score = Score::dot;          //
+  std::optional<double> scale = {};  // see Score; may be negative
+  ConstTensor w = {};                // [1, Hq or 1, 1, D], needed by Score::additive and by nothing else
+  ConstTensor bias = {};             // added to the scores: [B or 1, Hq or 1, L or 1, S or 1], any strides
+  Mask mask = {};                    // which keys a query sees
+  Executor* executor = nullptr;      // nullptr: Heed's own threads
+};
+
+struct Output {
+  Tensor out;       // [B, Hq, L, Dv]
+  Tensor lse = {};  // [B, Hq, L, 1], optional: log of the sum of exp(score) over the visible keys, natural logarithm
+};
+
+// out = softmax(score) v over the visible keys. A row that sees no key gives 0 and lse = -inf.
+void forward(const Attention& a, const Output& result);
+
+// What the backward pass needs from outside: the forward's results and the gradients that arrive at them.
+struct Incoming {
+  ConstTensor out;         // [B, Hq, L, Dv], from forward
+  ConstTensor lse;         // [B, Hq, L, 1], from forward
+  ConstTensor d_out;       // [B, Hq, L, Dv]
+  ConstTensor d_lse = {};  // [B, Hq, L, 1], optional: the gradient of a loss that also uses lse
+};
+
+// The gradients wanted; each has the shape of what it is the gradient of (d_bias: the bias's own shape, summed over the
+// axes it was broadcast on) and is overwritten. A view without data is not computed.
+struct Gradients {
+  Tensor d_q = {};
+  Tensor d_k = {};
+  Tensor d_v = {};
+  Tensor d_w = {};
+  Tensor d_bias = {};
+};
+
+// The gradients of forward. Weights are recomputed from lse, so memory stays linear in L and S. A row that saw no key
+// gets and gives zero gradients.
+void backward(const Attention& a, const Incoming& in, const Gradients& gradients);
+
+// ---- The three steps on their own, dense, for looking inside: O(L*S) memory that you provide. ----
+
+// Step 1. scores[b, h, i, j] = score of the pair, with bias; -inf where the mask excludes it. scores: [B, Hq, L, S].
+// Reads q, k, w, bias and the options of `a`; a.v may be empty.
+void score(const Attention& a, const Tensor& scores);
+
+// Step 2. weights = softmax of each row; a row of -inf gives zeros. Both [B, H, L, S]; may be the same memory.
+void weigh(const ConstTensor& scores, const Tensor& weights);
+
+// Step 3. out[b, h, i, :] = sum over j of weights[b, h, i, j] * v[b, h / group, j, :]. A weight of 0 does not read its
+// v.
+void gather(const ConstTensor& weights, const ConstTensor& v, const Tensor& out);
+
+// ---- The machine ----
+
+// Number of threads Heed's own pool uses. Starts as HEED_THREADS, or the number of cores this process may use.
+// set_threads throws heed::Error for n < 1.
+int threads();
+void set_threads(int n);
+
+// Name of the SIMD target in use ("AVX2", "AVX3", ...) and those this machine can run, best first. Starts as
+// HEED_TARGET, or the best. set_target throws heed::Error for a target that is unknown or that this machine cannot run.
+std::string target();
+std::vector<std::string> targets();
+void set_target(const std::string& name);
+
+// Heed's version, "major.minor.patch".
+std::string version();
+
+}  // namespace heed

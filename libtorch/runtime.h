@@ -1,0 +1,26 @@
+// What is live in this process: LibTorch, its threads, the BLAS it multiplies with, the allocator.
+#pragma once
+
+#include <string>
+
+namespace heed::nn {
+
+// Found by asking the process, not the build: which library a name resolves to is decided when a program starts.
+struct Runtime {
+  std::string torch_version;   // "1.13.1"
+  std::string torch_parallel;  // "OpenMP", "native" or "TBB": whose threads LibTorch's loops use
+  int threads = 0;             // LibTorch's threads for one operator
+  std::string blas;            // "OpenBLAS 0.3.21, openmp, Haswell", "MKL", or the library's file name; "unknown" if
+                               // there is none to be found
+  std::string blas_path;       // file that provides sgemm_, symbolic links resolved; empty if unknown
+  int blas_threads = 0;        // what that BLAS says it uses; 0: it does not say
+  std::string allocator;       // "mimalloc 2.0.9", "jemalloc", "tcmalloc", "glibc", or the library's file name
+  std::string allocator_path;  // file that provides malloc, symbolic links resolved
+
+  // Whether BLAS and LibTorch each have a thread pool of their own, which makes them take the cores from each other.
+  bool two_pools = false;
+};
+
+Runtime runtime();
+
+}  // namespace heed::nn

@@ -1,0 +1,203 @@
+// Transformer encoder and decoder layers with Marian's names; the decoder's cache; sinusoid positions.
+#include "libtorch/transformer.h"
+
+#include <torch/nn/init.h>
+
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <utility>
+
+namespace heed::nn {
+namespace {
+
+using torch::Tensor;
+using torch::nn::LayerNorm;
+using torch::nn::Linear;
+
+Linear linear(int64_t in, int64_t out) {
+  Linear layer(in, out);
+  torch::nn::init::xavier_uniform_(layer->weight);
+  torch::nn::init::zeros_(layer->bias);
+  return layer;
+}
+
+LayerNorm layer_norm(const TransformerLayerOptions& options) {
+  return LayerNorm(torch::nn::LayerNormOptions({options.dim}).eps(options.layer_norm_eps));
+}
+
+MultiHeadAttention multi_head(const TransformerLayerOptions& options) {
+  return MultiHeadAttention(
+      MultiHeadAttentionOptions{.embed_dim = options.dim, .heads = options.heads, .kv_heads = options.kv_heads});
+}
+
+TransformerLayerOptions completed(TransformerLayerOptions options) {
+  if (options.ffn == 0) options.ffn = 4 * options.dim;
+  if (options.dim < 1 || options.ffn < 1) {
+    throw Error("a Transformer layer got dim " + std::to_string(options.dim) + " and ffn " +
+                std::to_string(options.ffn) + "; both must be at least 1");
+  }
+  for (const double p : {options.dropout, options.activation_dropout}) {
+    if (!(p >= 0 && p < 1)) {
+      throw Error("a Transformer layer got dropout " + std::to_string(p) + "; it must be at least 0 and below 1");
+    }
+  }
+  return options;
+}
+
+Tensor dropped(const Tensor& x, double p, bool training) { return training && p > 0 ? torch::dropout(x, p, true) : x; }
+
+Tensor activate(Activation activation, const Tensor& x) {
+  switch (activation) {
+    case Activation::relu:
+      return torch::relu(x);
+    case Activation::swish:
+      return torch::silu(x);
+    case Activation::gelu:
+      return torch::gelu(x);
+  }
+  throw Error("activation " + std::to_string(static_cast<int>(activation)) + " is none of relu, swish, gelu");
+}
+
+// What goes into a sublayer, and what comes of x and the sublayer's output: norm before, or norm after.
+Tensor into(const Tensor& x, LayerNorm& norm, const TransformerLayerOptions& options) {
+  return options.pre_norm ? norm->forward(x) : x;
+}
+Tensor joined(const Tensor& x, const Tensor& y, LayerNorm& norm, const TransformerLayerOptions& options,
+              bool training) {
+  const Tensor sum = x + dropped(y, options.dropout, training);
+  return options.pre_norm ? sum : norm->forward(sum);
+}
+
+Tensor feed_forward(const Tensor& x, Linear& fc1, Linear& fc2, const TransformerLayerOptions& options, bool training) {
+  return fc2->forward(dropped(activate(options.activation, fc1->forward(x)), options.activation_dropout, training));
+}
+
+}  // namespace
+
+Activation activation_from_name(const std::string& name) {
+  if (name == "relu") return Activation::relu;
+  if (name == "swish" || name == "silu") return Activation::swish;
+  if (name == "gelu") return Activation::gelu;
+  throw Error("the activation function \"" + name + "\" is not known; relu, swish, silu and gelu are");
+}
+
+// ---- Encoder ----
+
+TransformerEncoderLayerImpl::TransformerEncoderLayerImpl(TransformerLayerOptions given) : options(completed(given)) {
+  reset();
+}
+
+void TransformerEncoderLayerImpl::reset() {
+  self_attn = register_module("self_attn", multi_head(options));
+  self_attn_layer_norm = register_module("self_attn_layer_norm", layer_norm(options));
+  fc1 = register_module("fc1", linear(options.dim, options.ffn));
+  fc2 = register_module("fc2", linear(options.ffn, options.dim));
+  final_layer_norm = register_module("final_layer_norm", layer_norm(options));
+}
+
+Attended TransformerEncoderLayerImpl::forward(const Tensor& x, const AttendOptions& attend) {
+  const bool training = is_training();
+  const Tensor in = into(x, self_attn_layer_norm, options);
+  Attended attended = self_attn->forward(in, in, attend);
+  const Tensor middle = joined(x, attended.out, self_attn_layer_norm, options, training);
+  const Tensor fed = feed_forward(into(middle, final_layer_norm, options), fc1, fc2, options, training);
+  return {joined(middle, fed, final_layer_norm, options, training), std::move(attended.weights)};
+}
+
+// ---- Decoder ----
+
+void LayerCache::select(const Tensor& rows) {
+  if (rows.dim() != 1 || rows.scalar_type() != torch::kInt64) {
+    throw Error("LayerCache::select got rows with " + std::to_string(rows.dim()) +
+                " dimensions; it needs one dimension of int64");
+  }
+  const auto at = rows.accessor<int64_t, 1>();
+  std::vector<int64_t> next(static_cast<size_t>(rows.size(0)));
+  for (size_t i = 0; i < next.size(); ++i) {
+    const int64_t row = at[static_cast<int64_t>(i)];
+    if (row < 0 || row >= static_cast<int64_t>(source.size())) {
+      throw Error("LayerCache::select got row " + std::to_string(row) + " of " + std::to_string(source.size()) +
+                  " hypotheses");
+    }
+    next[i] = source[static_cast<size_t>(row)];
+  }
+  if (next != source) {
+    cross = cross.select(rows);
+    source = std::move(next);
+  }
+  self.select(rows);
+}
+
+TransformerDecoderLayerImpl::TransformerDecoderLayerImpl(TransformerLayerOptions given) : options(completed(given)) {
+  reset();
+}
+
+void TransformerDecoderLayerImpl::reset() {
+  self_attn = register_module("self_attn", multi_head(options));
+  self_attn_layer_norm = register_module("self_attn_layer_norm", layer_norm(options));
+  encoder_attn = register_module("encoder_attn", multi_head(options));
+  encoder_attn_layer_norm = register_module("encoder_attn_layer_norm", layer_norm(options));
+  fc1 = register_module("fc1", linear(options.dim, options.ffn));
+  fc2 = register_module("fc2", linear(options.ffn, options.dim));
+  final_layer_norm = register_module("final_layer_norm", layer_norm(options));
+}
+
+DecoderOutput TransformerDecoderLayerImpl::forward(const Tensor& x, const Tensor& memory,
+                                                   const AttendOptions& memory_options) {
+  return run(x, nullptr, encoder_attn->project_kv(memory), memory_options);
+}
+
+LayerCache TransformerDecoderLayerImpl::start(const Tensor& memory) {
+  LayerCache cache;
+  cache.cross = encoder_attn->project_kv(memory);
+  cache.source.resize(static_cast<size_t>(memory.size(0)));
+  std::iota(cache.source.begin(), cache.source.end(), int64_t{0});
+  return cache;
+}
+
+DecoderOutput TransformerDecoderLayerImpl::step(const Tensor& x, LayerCache& cache,
+                                                const AttendOptions& memory_options) {
+  return run(x, &cache.self, cache.cross, memory_options);
+}
+
+DecoderOutput TransformerDecoderLayerImpl::run(const Tensor& x, KeyValueCache* cache, const KeyValue& cross,
+                                               const AttendOptions& memory_options) {
+  const bool training = is_training();
+  const AttendOptions before{.mask = causal(), .want_weights = memory_options.want_weights};
+
+  Tensor in = into(x, self_attn_layer_norm, options);
+  Attended self = cache != nullptr ? self_attn->extend(in, *cache, before) : self_attn->forward(in, in, before);
+  const Tensor second = joined(x, self.out, self_attn_layer_norm, options, training);
+
+  in = into(second, encoder_attn_layer_norm, options);
+  Attended attended = encoder_attn->attend(in, cross, memory_options);
+  const Tensor third = joined(second, attended.out, encoder_attn_layer_norm, options, training);
+
+  const Tensor fed = feed_forward(into(third, final_layer_norm, options), fc1, fc2, options, training);
+  return {joined(third, fed, final_layer_norm, options, training), std::move(self.weights),
+          std::move(attended.weights)};
+}
+
+// ---- Positions ----
+
+Tensor sinusoid_positions(int64_t n, int64_t dim) {
+  if (n < 0 || dim < 1) {
+    throw Error("sinusoid_positions got n = " + std::to_string(n) + " and dim = " + std::to_string(dim) +
+                "; they must be at least 0 and 1");
+  }
+  Tensor positions = torch::empty({n, dim});
+  const int64_t sines = (dim + 1) / 2;
+  auto at = positions.accessor<float, 2>();
+  for (int64_t i = 0; i < dim; ++i) {
+    const int64_t pair = i < sines ? i : i - sines;
+    const double divisor = std::pow(10000.0, 2.0 * static_cast<double>(pair) / static_cast<double>(dim));
+    for (int64_t p = 0; p < n; ++p) {
+      const double angle = static_cast<double>(p) / divisor;
+      at[p][i] = static_cast<float>(i < sines ? std::sin(angle) : std::cos(angle));
+    }
+  }
+  return positions;
+}
+
+}  // namespace heed::nn

@@ -1,0 +1,113 @@
+// The layers of "Attention Is All You Need" (Vaswani et al. 2017) with Marian's names and definitions, so that its
+// checkpoints load by name: self_attn, self_attn_layer_norm, encoder_attn, encoder_attn_layer_norm, fc1, fc2,
+// final_layer_norm.
+#pragma once
+
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/modules/normalization.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "libtorch/layers.h"
+
+namespace heed::nn {
+
+enum class Activation { relu, swish, gelu };  // swish is x * sigmoid(x), also called SiLU; gelu is the exact erf form
+
+// From Hugging Face's "activation_function": "relu", "swish", "silu" or "gelu". Throws heed::Error for another name.
+Activation activation_from_name(const std::string& name);
+
+struct TransformerLayerOptions {
+  int64_t dim = 0;                           // model width
+  int64_t heads = 1;                         // of every attention in the layer; a divisor of dim
+  int64_t kv_heads = 0;                      // 0: heads
+  int64_t ffn = 0;                           // width between fc1 and fc2; 0: 4 * dim
+  Activation activation = Activation::relu;  //
+  bool pre_norm = false;                     // false: LN(x + f(x)), the paper's and Marian's. true: x + f(LN(x)),
+                                             // and the stack needs a LayerNorm of the caller's after its last layer
+  double dropout = 0;                        // on each sublayer's output, before the residual sum; training only
+  double activation_dropout = 0;             // between fc1 and fc2; training only
+  double layer_norm_eps = 1e-5;              //
+};
+
+// x = norm(x + self_attn(x)); x = norm(x + fc2(activation(fc1(x)))).
+class TransformerEncoderLayerImpl : public torch::nn::Cloneable<TransformerEncoderLayerImpl> {
+ public:
+  explicit TransformerEncoderLayerImpl(TransformerLayerOptions options);
+  void reset() override;
+
+  // x [B, L, dim] -> out [B, L, dim]; weights [B, heads, L, L]. Rows behind a sequence's length are computed and mean
+  // nothing; options.mask = heed::lengths(...) keeps the others from seeing them.
+  Attended forward(const torch::Tensor& x, const AttendOptions& options = {});
+
+  TransformerLayerOptions options;
+  MultiHeadAttention self_attn = nullptr;
+  torch::nn::LayerNorm self_attn_layer_norm = nullptr;
+  torch::nn::Linear fc1 = nullptr;
+  torch::nn::Linear fc2 = nullptr;
+  torch::nn::LayerNorm final_layer_norm = nullptr;
+};
+TORCH_MODULE(TransformerEncoderLayer);
+
+// What one decoder layer remembers between steps: its own keys and values, and the memory's, projected once.
+struct LayerCache {
+  KeyValueCache self;
+  KeyValue cross;
+
+  // Keeps hypotheses rows[0], rows[1], ... in that order; rows [M] int64 may repeat or drop some. The memory's keys and
+  // values are copied only when a hypothesis changes to another source sentence, not when beams of one are reordered;
+  // LayerCache tells sentences apart by the batch row they had in start().
+  void select(const torch::Tensor& rows);
+
+  std::vector<int64_t> source;  // the row of the memory given to start() that each hypothesis reads
+};
+
+struct DecoderOutput {
+  torch::Tensor out;            // [B, L, dim]
+  torch::Tensor self_weights;   // [B, heads, L, all positions so far], if asked for
+  torch::Tensor cross_weights;  // [B, heads, L, S], if asked for
+};
+
+// x = norm(x + self_attn(x)); x = norm(x + encoder_attn(x, memory)); x = norm(x + fc2(activation(fc1(x)))).
+class TransformerDecoderLayerImpl : public torch::nn::Cloneable<TransformerDecoderLayerImpl> {
+ public:
+  explicit TransformerDecoderLayerImpl(TransformerLayerOptions options);
+  void reset() override;
+
+  // Training: all positions at once, each seeing itself and those before it. x [B, L, dim], memory [B, S, dim];
+  // memory_options.mask (heed::lengths of the source) and .want_weights are for the attention to the memory, and
+  // want_weights also for the self attention. Padding behind a target needs no mask: nothing before it sees it.
+  DecoderOutput forward(const torch::Tensor& x, const torch::Tensor& memory, const AttendOptions& memory_options = {});
+
+  // A cache for this memory [B, S, dim], with nothing decoded yet.
+  LayerCache start(const torch::Tensor& memory);
+
+  // Decoding: the next position or positions x [B, L, dim] after what the cache holds. Appends to the cache.
+  // Equals the rows of the full forward. memory_options.mask goes by hypothesis, as x does.
+  DecoderOutput step(const torch::Tensor& x, LayerCache& cache, const AttendOptions& memory_options = {});
+
+  TransformerLayerOptions options;
+  MultiHeadAttention self_attn = nullptr;
+  torch::nn::LayerNorm self_attn_layer_norm = nullptr;
+  MultiHeadAttention encoder_attn = nullptr;
+  torch::nn::LayerNorm encoder_attn_layer_norm = nullptr;
+  torch::nn::Linear fc1 = nullptr;
+  torch::nn::Linear fc2 = nullptr;
+  torch::nn::LayerNorm final_layer_norm = nullptr;
+
+ private:
+  DecoderOutput run(const torch::Tensor& x, KeyValueCache* cache, const KeyValue& cross,
+                    const AttendOptions& memory_options);
+};
+TORCH_MODULE(TransformerDecoderLayer);
+
+// Marian's position vectors, [n, dim] float32: with angle(p, i) = p / 10000^(2i/dim), the first half holds sin, the
+// second half cos; an odd dim has one more sin. Row p is position p, from 0.
+torch::Tensor sinusoid_positions(int64_t n, int64_t dim);
+
+}  // namespace heed::nn

@@ -1,0 +1,180 @@
+#include "check.h"
+
+#include <cmath>
+#include <string>
+
+namespace heed {
+namespace {
+
+std::string text(int64_t n) { return std::to_string(n); }
+
+std::string text(const Shape& s) {
+  return "[" + text(s[0]) + ", " + text(s[1]) + ", " + text(s[2]) + ", " + text(s[3]) + "]";
+}
+
+const char* text(DType t) { return t == DType::f32 ? "f32" : "f64"; }
+
+// A view that is there, of a known dtype, with sizes that can be, and rows that lie in one piece.
+void check_view(const char* name, const ConstTensor& t) {
+  if (!t.data) throw Error(std::string(name) + " has no data; give a tensor");
+  if (t.dtype != DType::f32 && t.dtype != DType::f64)
+    throw Error(std::string(name) + " has dtype number " + text(static_cast<int64_t>(t.dtype)) +
+                "; this version computes f32 (0) and f64 (1)");
+  double elements = 1;
+  for (int axis = 0; axis < 4; ++axis) {
+    if (t.shape[axis] < 1)
+      throw Error(std::string(name) + " has shape " + text(t.shape) + "; every size must be at least 1");
+    elements *= static_cast<double>(t.shape[axis]);
+  }
+  if (elements > 0x1p60)
+    throw Error(std::string(name) + " has shape " + text(t.shape) + ", which no memory holds; check the sizes");
+}
+
+void check_rows(const char* name, const ConstTensor& t) {
+  if (t.shape[3] > 1 && t.stride[3] != 1)
+    throw Error(std::string(name) + "'s last dimension has stride " + text(t.stride[3]) +
+                "; it must be contiguous (stride 1), so copy it or pass it transposed");
+}
+
+void check_shape(const char* name, const ConstTensor& t, const Shape& want, const char* meaning) {
+  check_view(name, t);
+  if (t.shape != want)
+    throw Error(std::string(name) + " has shape " + text(t.shape) + " but " + meaning + " is " + text(want));
+}
+
+void check_dtype(const char* name, const ConstTensor& t, DType want) {
+  if (t.data && t.dtype != want)
+    throw Error(std::string(name) + " is " + text(t.dtype) + " but q is " + text(want) +
+                "; all tensors of a call share one dtype");
+}
+
+// Two elements of a tensor that is written must not share memory: with one row on top of another, results would race.
+void check_writable(const char* name, const Tensor& t) {
+  for (int axis = 0; axis < 4; ++axis)
+    if (t.shape[axis] > 1 && t.stride[axis] == 0)
+      throw Error(std::string(name) + " is written but its axis " + text(axis) + " of size " + text(t.shape[axis]) +
+                  " has stride 0; give it memory of its own");
+}
+
+Problem check_problem(const Attention& a, bool with_v) {
+  check_view("q", a.q);
+  check_view("k", a.k);
+  check_rows("q", a.q);
+  check_rows("k", a.k);
+  Problem p{a, a.q.shape[0], a.q.shape[1], a.k.shape[1], 0, a.q.shape[2], a.k.shape[2], a.q.shape[3], 0, 0};
+  if (a.k.shape[0] != p.B)
+    throw Error("k has batch " + text(a.k.shape[0]) + " but q has batch " + text(p.B) + "; they must be equal");
+  if (p.Hq % p.Hkv != 0)
+    throw Error("k has " + text(p.Hkv) + " heads; q's " + text(p.Hq) + " heads need a divisor of " + text(p.Hq));
+  p.group = p.Hq / p.Hkv;
+  if (a.k.shape[3] != p.D)
+    throw Error("k has head size " + text(a.k.shape[3]) + " but q has head size " + text(p.D) + "; they must be equal");
+  check_dtype("k", a.k, a.q.dtype);
+  if (with_v) {
+    check_view("v", a.v);
+    check_rows("v", a.v);
+    if (a.v.shape[0] != p.B || a.v.shape[1] != p.Hkv || a.v.shape[2] != p.S)
+      throw Error("v has shape " + text(a.v.shape) + " but k's " + text(a.k.shape) +
+                  " needs the same batch, heads and length");
+    p.Dv = a.v.shape[3];
+    check_dtype("v", a.v, a.q.dtype);
+  }
+
+  if (a.score == Score::additive) {
+    if (!a.w.data) throw Error("additive scores need w, of shape [1, " + text(p.Hq) + " or 1, 1, " + text(p.D) + "]");
+    check_view("w", a.w);
+    check_rows("w", a.w);
+    if (a.w.shape != Shape{1, 1, 1, p.D} && a.w.shape != Shape{1, p.Hq, 1, p.D})
+      throw Error("w has shape " + text(a.w.shape) + " but additive scores need [1, " + text(p.Hq) + " or 1, 1, " +
+                  text(p.D) + "]");
+    check_dtype("w", a.w, a.q.dtype);
+  } else if (a.score == Score::dot) {
+    if (a.w.data) throw Error("w is given but the score is dot; leave w out or set score to additive");
+  } else {
+    throw Error("score is number " + text(static_cast<int64_t>(a.score)) + "; it must be dot (0) or additive (1)");
+  }
+
+  p.scale = a.scale.value_or(a.score == Score::dot ? 1.0 / std::sqrt(static_cast<double>(p.D)) : 1.0);
+  if (!std::isfinite(p.scale)) throw Error("scale is " + std::to_string(p.scale) + "; it must be a finite number");
+
+  if (a.bias.data) {
+    check_view("bias", a.bias);
+    check_rows("bias", a.bias);
+    const Shape full{p.B, p.Hq, p.L, p.S};
+    for (int axis = 0; axis < 4; ++axis)
+      if (a.bias.shape[axis] != 1 && a.bias.shape[axis] != full[axis])
+        throw Error("bias has shape " + text(a.bias.shape) + " but the scores have " + text(full) + "; axis " +
+                    text(axis) + " must be 1 or " + text(full[axis]));
+    check_dtype("bias", a.bias, a.q.dtype);
+  }
+  a.mask.check(p.mask_shape());
+  return p;
+}
+
+void check_written(const char* name, const Tensor& t, const Shape& want, const char* meaning, DType dtype) {
+  check_shape(name, t, want, meaning);
+  check_rows(name, t);
+  check_dtype(name, t, dtype);
+  check_writable(name, t);
+}
+
+void check_read(const char* name, const ConstTensor& t, const Shape& want, const char* meaning, DType dtype) {
+  check_shape(name, t, want, meaning);
+  check_rows(name, t);
+  check_dtype(name, t, dtype);
+}
+
+}  // namespace
+
+Problem check_forward(const Attention& a, const Output& result) {
+  const Problem p = check_problem(a, true);
+  check_written("out", result.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
+  if (result.lse.data) check_written("lse", result.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", a.q.dtype);
+  return p;
+}
+
+Problem check_backward(const Attention& a, const Incoming& in, const Gradients& g) {
+  const Problem p = check_problem(a, true);
+  const DType t = a.q.dtype;
+  check_read("out", in.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", t);
+  check_read("lse", in.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", t);
+  check_read("d_out", in.d_out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", t);
+  if (in.d_lse.data) check_read("d_lse", in.d_lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", t);
+  if (g.d_q.data) check_written("d_q", g.d_q, a.q.shape, "q's shape", t);
+  if (g.d_k.data) check_written("d_k", g.d_k, a.k.shape, "k's shape", t);
+  if (g.d_v.data) check_written("d_v", g.d_v, a.v.shape, "v's shape", t);
+  if (g.d_w.data) {
+    if (!a.w.data) throw Error("d_w is asked for but there is no w; leave it out");
+    check_written("d_w", g.d_w, a.w.shape, "w's shape", t);
+  }
+  if (g.d_bias.data) {
+    if (!a.bias.data) throw Error("d_bias is asked for but there is no bias; leave it out");
+    check_written("d_bias", g.d_bias, a.bias.shape, "bias's shape", t);
+  }
+  return p;
+}
+
+Problem check_scores(const Attention& a, const Tensor& scores) {
+  const Problem p = check_problem(a, false);
+  check_written("scores", scores, {p.B, p.Hq, p.L, p.S}, "[B, Hq, L, S]", a.q.dtype);
+  return p;
+}
+
+void check_weigh(const ConstTensor& scores, const Tensor& weights) {
+  check_view("scores", scores);
+  check_written("weights", weights, scores.shape, "scores' shape", scores.dtype);
+}
+
+int64_t check_gather(const ConstTensor& weights, const ConstTensor& v, const Tensor& out) {
+  check_view("weights", weights);
+  check_view("v", v);
+  const int64_t heads = weights.shape[1];
+  if (v.shape[0] != weights.shape[0] || v.shape[2] != weights.shape[3] || heads % v.shape[1] != 0)
+    throw Error("v has shape " + text(v.shape) + " but weights " + text(weights.shape) + " need batch " +
+                text(weights.shape[0]) + ", length " + text(weights.shape[3]) + " and heads that divide " +
+                text(heads));
+  check_written("out", out, {weights.shape[0], heads, weights.shape[2], v.shape[3]}, "[B, Hq, L, Dv]", weights.dtype);
+  return heads / v.shape[1];
+}
+
+}  // namespace heed

@@ -1,0 +1,115 @@
+// The masks of mask.h: each kind answers, row by row, which keys it lets through.
+#include "heed/mask.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "heed/attention.h"
+
+namespace heed {
+
+class Mask::Node {
+ public:
+  virtual ~Node() = default;
+  virtual Span row(const MaskShape& shape, int64_t batch, int64_t head, int64_t query) const = 0;
+  virtual bool varies_by_batch() const { return false; }
+  virtual void check(const MaskShape&) const {}
+};
+
+namespace {
+
+// query + offset without wrapping round: offsets come from the user and may be anything.
+int64_t add(int64_t a, int64_t b) {
+  int64_t sum;
+  if (__builtin_add_overflow(a, b, &sum)) return b > 0 ? INT64_MAX : INT64_MIN;
+  return sum;
+}
+
+class Window final : public Mask::Node {
+ public:
+  Window(int64_t left, int64_t right, std::optional<int64_t> offset) : left_(left), right_(right), offset_(offset) {}
+
+  Span row(const MaskShape& shape, int64_t, int64_t, int64_t query) const override {
+    const int64_t p = add(query, offset_.value_or(shape.keys - shape.queries));
+    return {left_ < 0 ? 0 : add(p, -left_), right_ < 0 ? shape.keys : add(add(p, right_), 1)};
+  }
+
+ private:
+  int64_t left_, right_;  // -1: unbounded
+  std::optional<int64_t> offset_;
+};
+
+class Lengths final : public Mask::Node {
+ public:
+  explicit Lengths(std::vector<int64_t> keys) : keys_(std::move(keys)) {}
+
+  Span row(const MaskShape&, int64_t batch, int64_t, int64_t) const override { return {0, keys_[batch]}; }
+  bool varies_by_batch() const override { return true; }
+  void check(const MaskShape& shape) const override {
+    if (static_cast<int64_t>(keys_.size()) != shape.batch)
+      throw Error("lengths() has " + std::to_string(keys_.size()) + " entries but the batch is " +
+                  std::to_string(shape.batch) + "; give one length for each batch");
+  }
+
+ private:
+  std::vector<int64_t> keys_;
+};
+
+class Both final : public Mask::Node {
+ public:
+  Both(std::shared_ptr<const Mask::Node> a, std::shared_ptr<const Mask::Node> b) : a_(std::move(a)), b_(std::move(b)) {}
+
+  Span row(const MaskShape& shape, int64_t batch, int64_t head, int64_t query) const override {
+    const Span a = a_->row(shape, batch, head, query), b = b_->row(shape, batch, head, query);
+    return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
+  }
+  bool varies_by_batch() const override { return a_->varies_by_batch() || b_->varies_by_batch(); }
+  void check(const MaskShape& shape) const override {
+    a_->check(shape);
+    b_->check(shape);
+  }
+
+ private:
+  std::shared_ptr<const Mask::Node> a_, b_;
+};
+
+}  // namespace
+
+Span Mask::row(const MaskShape& shape, int64_t batch, int64_t head, int64_t query) const {
+  if (!node_) return {0, shape.keys};
+  const Span span = node_->row(shape, batch, head, query);
+  const int64_t begin = std::max<int64_t>(span.begin, 0), end = std::min(span.end, shape.keys);
+  return begin < end ? Span{begin, end} : Span{0, 0};
+}
+
+bool Mask::varies_by_batch() const { return node_ && node_->varies_by_batch(); }
+
+void Mask::check(const MaskShape& shape) const {
+  if (node_) node_->check(shape);
+}
+
+Mask operator&(const Mask& a, const Mask& b) {
+  if (!a.node_) return b;
+  if (!b.node_) return a;
+  return Mask(std::make_shared<Both>(a.node_, b.node_));
+}
+
+Mask causal(std::optional<int64_t> offset) { return window(-1, 0, offset); }
+
+Mask window(int64_t left, int64_t right, std::optional<int64_t> offset) {
+  if (left < -1 || right < -1)
+    throw Error("window(" + std::to_string(left) + ", " + std::to_string(right) +
+                ") has a side below -1; use -1 for an unbounded side and 0 or more for a count of neighbours");
+  return Mask(std::make_shared<Window>(left, right, offset));
+}
+
+Mask lengths(std::vector<int64_t> keys) {
+  for (size_t b = 0; b < keys.size(); ++b)
+    if (keys[b] < 0)
+      throw Error("lengths() has " + std::to_string(keys[b]) + " for batch " + std::to_string(b) +
+                  "; a length is 0 or more");
+  return Mask(std::make_shared<Lengths>(std::move(keys)));
+}
+
+}  // namespace heed

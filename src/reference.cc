@@ -1,0 +1,156 @@
+#include "reference.h"
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace heed::reference {
+namespace {
+
+int64_t offset(const Shape& shape, const Shape& stride, int64_t b, int64_t h, int64_t i, int64_t d) {
+  return (shape[0] == 1 ? 0 : b * stride[0]) + (shape[1] == 1 ? 0 : h * stride[1]) +
+         (shape[2] == 1 ? 0 : i * stride[2]) + (shape[3] == 1 ? 0 : d * stride[3]);
+}
+
+// A gradient being summed, in double, with the shape of the tensor it belongs to; empty if it is not wanted.
+class Sum {
+ public:
+  explicit Sum(const Tensor& target) : target_(target), stride_(dense(target.shape)) {
+    if (target.data) values_.assign(target.shape[0] * stride_[0], 0.0);
+  }
+  void add(int64_t b, int64_t h, int64_t i, int64_t d, double value) {
+    if (!values_.empty()) values_[offset(target_.shape, stride_, b, h, i, d)] += value;
+  }
+  void store() const {
+    if (values_.empty()) return;
+    const Shape& n = target_.shape;
+    for (int64_t b = 0; b < n[0]; ++b)
+      for (int64_t h = 0; h < n[1]; ++h)
+        for (int64_t i = 0; i < n[2]; ++i)
+          for (int64_t d = 0; d < n[3]; ++d) put(target_, b, h, i, d, values_[offset(n, stride_, b, h, i, d)]);
+  }
+
+ private:
+  Tensor target_;
+  Shape stride_;
+  std::vector<double> values_;
+};
+
+// The weights of one row over its visible keys, and its log-sum-exp. A row that sees nothing has no weights.
+double weigh_row(const Problem& p, int64_t b, int64_t h, int64_t i, Span keys, std::vector<double>& weights) {
+  weights.assign(keys.end - keys.begin, 0.0);
+  constexpr double kNothing = -std::numeric_limits<double>::infinity();
+  double largest = kNothing;
+  bool sees = false;  // a NaN counts: it must reach the output
+  for (int64_t j = keys.begin; j < keys.end; ++j) {
+    const double s = weights[j - keys.begin] = pair_score(p, b, h, i, j);
+    largest = std::fmax(largest, s);
+    sees |= s != kNothing;
+  }
+  if (!sees) {
+    weights.assign(weights.size(), 0.0);
+    return kNothing;
+  }
+  double sum = 0;
+  for (double& w : weights) sum += w = std::exp(w - largest);
+  for (double& w : weights) w /= sum;
+  return largest + std::log(sum);
+}
+
+}  // namespace
+
+double at(const ConstTensor& t, int64_t b, int64_t h, int64_t i, int64_t d) {
+  const int64_t k = offset(t.shape, t.stride, b, h, i, d);
+  return t.dtype == DType::f32 ? static_cast<const float*>(t.data)[k] : static_cast<const double*>(t.data)[k];
+}
+
+void put(const Tensor& t, int64_t b, int64_t h, int64_t i, int64_t d, double value) {
+  const int64_t k = offset(t.shape, t.stride, b, h, i, d);
+  if (t.dtype == DType::f32)
+    static_cast<float*>(t.data)[k] = static_cast<float>(value);
+  else
+    static_cast<double*>(t.data)[k] = value;
+}
+
+double pair_score(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
+  const int64_t hkv = h / p.group;
+  double s = 0;
+  for (int64_t d = 0; d < p.D; ++d) {
+    const double q = at(p.a.q, b, h, i, d), k = at(p.a.k, b, hkv, j, d);
+    s += p.a.score == Score::dot ? q * k : at(p.a.w, 0, h, 0, d) * std::tanh(q + k);
+  }
+  s *= p.scale;
+  if (p.a.bias.data) s += at(p.a.bias, b, h, i, j);
+  return s;
+}
+
+void forward(const Problem& p, const Output& result) {
+  std::vector<double> weights;
+  for (int64_t b = 0; b < p.B; ++b)
+    for (int64_t h = 0; h < p.Hq; ++h)
+      for (int64_t i = 0; i < p.L; ++i) {
+        const Span keys = p.a.mask.row(p.mask_shape(), b, h, i);
+        const double lse = weigh_row(p, b, h, i, keys, weights);
+        for (int64_t d = 0; d < p.Dv; ++d) {
+          double o = 0;
+          for (int64_t j = keys.begin; j < keys.end; ++j) {
+            const double w = weights[j - keys.begin];
+            if (w != 0) o += w * at(p.a.v, b, h / p.group, j, d);
+          }
+          put(result.out, b, h, i, d, o);
+        }
+        if (result.lse.data) put(result.lse, b, h, i, 0, lse);
+      }
+}
+
+void backward(const Problem& p, const Incoming& in, const Gradients& gradients) {
+  Sum d_q(gradients.d_q), d_k(gradients.d_k), d_v(gradients.d_v), d_w(gradients.d_w), d_bias(gradients.d_bias);
+  std::vector<double> weights, d_weights;
+  for (int64_t b = 0; b < p.B; ++b)
+    for (int64_t h = 0; h < p.Hq; ++h)
+      for (int64_t i = 0; i < p.L; ++i) {
+        const int64_t hkv = h / p.group;
+        const Span keys = p.a.mask.row(p.mask_shape(), b, h, i);
+        const double lse = weigh_row(p, b, h, i, keys, weights);
+        if (keys.begin >= keys.end || lse == -std::numeric_limits<double>::infinity()) continue;
+
+        // out_i = sum_j w_j v_j, so the gradient of w_j is d_out_i . v_j; a softmax row then passes w_j (g_j - sum_k
+        // w_k g_k), and lse_i passes w_j d_lse_i.
+        d_weights.assign(weights.size(), 0.0);
+        double mean = 0;
+        for (int64_t j = keys.begin; j < keys.end; ++j) {
+          const double w = weights[j - keys.begin];
+          double g = 0;
+          for (int64_t d = 0; d < p.Dv; ++d) {
+            g += at(in.d_out, b, h, i, d) * at(p.a.v, b, hkv, j, d);
+            d_v.add(b, hkv, j, d, w * at(in.d_out, b, h, i, d));
+          }
+          d_weights[j - keys.begin] = g;
+          mean += w * g;
+        }
+        const double d_lse = in.d_lse.data ? at(in.d_lse, b, h, i, 0) : 0.0;
+        for (int64_t j = keys.begin; j < keys.end; ++j) {
+          const double d_score = weights[j - keys.begin] * (d_weights[j - keys.begin] - mean + d_lse);
+          d_bias.add(b, h, i, j, d_score);
+          for (int64_t d = 0; d < p.D; ++d) {
+            const double q = at(p.a.q, b, h, i, d), k = at(p.a.k, b, hkv, j, d);
+            if (p.a.score == Score::dot) {
+              d_q.add(b, h, i, d, d_score * p.scale * k);
+              d_k.add(b, hkv, j, d, d_score * p.scale * q);
+            } else {
+              const double t = std::tanh(q + k), g = d_score * p.scale * at(p.a.w, 0, h, 0, d) * (1 - t * t);
+              d_q.add(b, h, i, d, g);
+              d_k.add(b, hkv, j, d, g);
+              d_w.add(0, h, 0, d, d_score * p.scale * t);
+            }
+          }
+        }
+      }
+  d_q.store();
+  d_k.store();
+  d_v.store();
+  d_w.store();
+  d_bias.store();
+}
+
+}  // namespace heed::reference
