@@ -87,7 +87,7 @@ enum class Score {
 struct Attention {
   ConstTensor q;                     // [B, Hq, L, D]
   ConstTensor k;                     // [B, Hkv, S, D]
-  ConstTensor v;                     // [B, Hkv, S, Dv]
+  ConstTensor v = {};                // [B, Hkv, S, Dv]
   Score score = Score::dot;          //
   std::optional<double> scale = {};  // see Score; may be negative
   ConstTensor w = {};                // [1, Hq or 1, 1, D], needed by Score::additive and by nothing else

@@ -1,0 +1,110 @@
+/* The attention operator for C (C99): the same problem, options and results as <heed/attention.h>.
+ *
+ *   heed_attention a;
+ *   heed_attention_init(&a);
+ *   a.q = heed_dense_f32(q, B, H, L, D);
+ *   a.k = heed_dense_f32(k, B, H, S, D);
+ *   a.v = heed_dense_f32(v, B, H, S, Dv);
+ *   a.mask = heed_mask_causal();
+ *   if (heed_forward(&a, heed_dense_f32(out, B, H, L, Dv), heed_none()) != HEED_OK) puts(heed_last_error());
+ *   heed_mask_free(a.mask);
+ */
+#ifndef HEED_HEED_H_
+#define HEED_HEED_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum heed_status {
+  HEED_OK = 0,
+  HEED_INVALID = 1,       /* an argument does not fit; heed_last_error() says which and why; nothing was written */
+  HEED_OUT_OF_MEMORY = 2, /* scratch memory could not be had; results are undefined */
+  HEED_INTERNAL = 3       /* a defect of Heed */
+} heed_status;
+
+/* One sentence about the last call of this thread that did not return HEED_OK (for calls that return a pointer: that
+ * returned NULL). Valid until this thread's next Heed call. */
+const char* heed_last_error(void);
+
+typedef enum heed_dtype { HEED_F32 = 0, HEED_F64 = 1 } heed_dtype;
+typedef enum heed_score { HEED_DOT = 0, HEED_ADDITIVE = 1 } heed_score;
+
+/* A strided view [batch, head, length, dim], strides in elements, the last dimension contiguous. data == NULL: not
+ * given, or not wanted. Inputs are never written through it. */
+typedef struct heed_tensor {
+  void* data;
+  heed_dtype dtype;
+  int64_t shape[4];
+  int64_t stride[4];
+} heed_tensor;
+
+heed_tensor heed_none(void);
+heed_tensor heed_dense_f32(const float* data, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
+heed_tensor heed_dense_f64(const double* data, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
+
+/* A mask is a value: make it, combine it, hand it to any number of calls, free it. NULL excludes nothing. Functions
+ * that make one return NULL on bad arguments or lack of memory. See <heed/mask.h> for what each lets through. */
+typedef struct heed_mask heed_mask;
+heed_mask* heed_mask_causal(void); /* bottom-right: query i sees key j iff j <= i + S - L */
+heed_mask* heed_mask_causal_offset(int64_t offset);
+heed_mask* heed_mask_window(int64_t left, int64_t right); /* -1: unbounded side */
+heed_mask* heed_mask_window_offset(int64_t left, int64_t right, int64_t offset);
+heed_mask* heed_mask_lengths(const int64_t* keys, size_t batch);
+heed_mask* heed_mask_and(const heed_mask* a, const heed_mask* b); /* a new mask; a and b stay yours */
+void heed_mask_free(heed_mask* mask);                             /* NULL is fine */
+
+/* Runs work in parallel with threads of yours: must call task(context, i) once for each i in [0, tasks) and return when
+ * all are done, and must accept calls from several threads at once. run == NULL: Heed's own threads. */
+typedef struct heed_executor {
+  void* self;
+  int concurrency;
+  void (*run)(void* self, int64_t tasks, void (*task)(void* context, int64_t index), void* context);
+} heed_executor;
+
+/* One attention problem; heed_attention_init gives every field its default. Shapes as in <heed/attention.h>. */
+typedef struct heed_attention {
+  size_t size; /* sizeof(heed_attention), set by init: lets a later version tell what the caller was compiled with */
+  heed_tensor q, k, v;
+  heed_score score;
+  int has_scale; /* 0: the default, 1/sqrt(D) for dot and 1 for additive */
+  double scale;
+  heed_tensor w;
+  heed_tensor bias;
+  const heed_mask* mask;
+  heed_executor executor;
+} heed_attention;
+
+void heed_attention_init(heed_attention* a);
+
+/* out [B, Hq, L, Dv]; lse [B, Hq, L, 1] or heed_none(). */
+heed_status heed_forward(const heed_attention* a, heed_tensor out, heed_tensor lse);
+
+typedef struct heed_incoming {
+  heed_tensor out, lse, d_out, d_lse; /* d_lse may be heed_none() */
+} heed_incoming;
+
+typedef struct heed_gradients {
+  heed_tensor d_q, d_k, d_v, d_w, d_bias; /* any may be heed_none() */
+} heed_gradients;
+
+heed_status heed_backward(const heed_attention* a, const heed_incoming* in, const heed_gradients* gradients);
+
+/* The three steps on their own, dense. */
+heed_status heed_score_step(const heed_attention* a, heed_tensor scores);
+heed_status heed_weigh_step(heed_tensor scores, heed_tensor weights);
+heed_status heed_gather_step(heed_tensor weights, heed_tensor v, heed_tensor out);
+
+int heed_threads(void);
+heed_status heed_set_threads(int n);
+const char* heed_target(void); /* NULL if HEED_TARGET names none; valid until this thread's next call of it */
+heed_status heed_set_target(const char* name);
+const char* heed_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* HEED_HEED_H_ */

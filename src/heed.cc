@@ -1,0 +1,175 @@
+// The C API: views and options translated, exceptions turned into status codes.
+#include "heed/heed.h"
+
+#include <new>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "heed/attention.h"
+
+struct heed_mask {
+  heed::Mask mask;
+};
+
+namespace {
+
+thread_local std::string last_error;
+
+template <class F>
+heed_status guarded(F&& f) {
+  try {
+    f();
+    return HEED_OK;
+  } catch (const heed::Error& e) {
+    last_error = e.what();
+    return HEED_INVALID;
+  } catch (const std::bad_alloc&) {
+    last_error = "out of memory for scratch space; use shorter sequences or fewer heads at once";
+    return HEED_OUT_OF_MEMORY;
+  } catch (const std::exception& e) {
+    last_error = std::string("internal error: ") + e.what();
+    return HEED_INTERNAL;
+  }
+}
+
+template <class F>
+heed_mask* made(F&& f) {
+  heed_mask* mask = nullptr;
+  guarded([&] { mask = new heed_mask{f()}; });
+  return mask;
+}
+
+heed::Tensor view(const heed_tensor& t) {
+  heed::Tensor v;
+  v.data = t.data;
+  v.dtype = static_cast<heed::DType>(t.dtype);
+  for (int axis = 0; axis < 4; ++axis) {
+    v.shape[axis] = t.shape[axis];
+    v.stride[axis] = t.stride[axis];
+  }
+  return v;
+}
+
+heed_tensor dense(void* data, heed_dtype dtype, int64_t n0, int64_t n1, int64_t n2, int64_t n3) {
+  return {data, dtype, {n0, n1, n2, n3}, {n1 * n2 * n3, n2 * n3, n3, 1}};
+}
+
+class Lent final : public heed::Executor {
+ public:
+  explicit Lent(const heed_executor& e) : e_(e) {}
+  int concurrency() const override { return e_.concurrency < 1 ? 1 : e_.concurrency; }
+  void run(int64_t tasks, void (*task)(void*, int64_t), void* context) override {
+    e_.run(e_.self, tasks, task, context);
+  }
+
+ private:
+  heed_executor e_;
+};
+
+// Calls f with the C++ problem; the executor lives as long as the call.
+template <class F>
+heed_status with_problem(const heed_attention* c, F&& f) {
+  return guarded([&] {
+    if (!c) throw heed::Error("the problem is NULL; pass a heed_attention filled by heed_attention_init");
+    if (c->size != sizeof(heed_attention))
+      throw heed::Error("heed_attention.size is " + std::to_string(c->size) + " but this library's is " +
+                        std::to_string(sizeof(heed_attention)) +
+                        "; call heed_attention_init first, and compile with this library's heed.h");
+    heed::Attention a;
+    a.q = view(c->q);
+    a.k = view(c->k);
+    a.v = view(c->v);
+    a.score = static_cast<heed::Score>(c->score);
+    if (c->has_scale) a.scale = c->scale;
+    a.w = view(c->w);
+    a.bias = view(c->bias);
+    if (c->mask) a.mask = c->mask->mask;
+    std::optional<Lent> lent;
+    if (c->executor.run) a.executor = &lent.emplace(c->executor);
+    f(a);
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* heed_last_error(void) { return last_error.c_str(); }
+
+heed_tensor heed_none(void) { return dense(nullptr, HEED_F32, 0, 0, 0, 0); }
+heed_tensor heed_dense_f32(const float* data, int64_t n0, int64_t n1, int64_t n2, int64_t n3) {
+  return dense(const_cast<float*>(data), HEED_F32, n0, n1, n2, n3);
+}
+heed_tensor heed_dense_f64(const double* data, int64_t n0, int64_t n1, int64_t n2, int64_t n3) {
+  return dense(const_cast<double*>(data), HEED_F64, n0, n1, n2, n3);
+}
+
+heed_mask* heed_mask_causal(void) {
+  return made([] { return heed::causal(); });
+}
+heed_mask* heed_mask_causal_offset(int64_t offset) {
+  return made([&] { return heed::causal(offset); });
+}
+heed_mask* heed_mask_window(int64_t left, int64_t right) {
+  return made([&] { return heed::window(left, right); });
+}
+heed_mask* heed_mask_window_offset(int64_t left, int64_t right, int64_t offset) {
+  return made([&] { return heed::window(left, right, offset); });
+}
+heed_mask* heed_mask_lengths(const int64_t* keys, size_t batch) {
+  return made([&] {
+    if (!keys) throw heed::Error("the lengths are NULL; give one length for each batch");
+    return heed::lengths(std::vector<int64_t>(keys, keys + batch));
+  });
+}
+heed_mask* heed_mask_and(const heed_mask* a, const heed_mask* b) {
+  return made([&] { return (a ? a->mask : heed::Mask()) & (b ? b->mask : heed::Mask()); });
+}
+void heed_mask_free(heed_mask* mask) { delete mask; }
+
+void heed_attention_init(heed_attention* a) {
+  if (!a) return;
+  *a = heed_attention{};
+  a->size = sizeof(heed_attention);
+}
+
+heed_status heed_forward(const heed_attention* a, heed_tensor out, heed_tensor lse) {
+  return with_problem(a, [&](const heed::Attention& problem) { heed::forward(problem, {view(out), view(lse)}); });
+}
+
+heed_status heed_backward(const heed_attention* a, const heed_incoming* in, const heed_gradients* g) {
+  return with_problem(a, [&](const heed::Attention& problem) {
+    if (!in || !g) throw heed::Error("the incoming or the wanted gradients are NULL; pass both structs");
+    heed::backward(problem, {view(in->out), view(in->lse), view(in->d_out), view(in->d_lse)},
+                   {view(g->d_q), view(g->d_k), view(g->d_v), view(g->d_w), view(g->d_bias)});
+  });
+}
+
+heed_status heed_score_step(const heed_attention* a, heed_tensor scores) {
+  return with_problem(a, [&](const heed::Attention& problem) { heed::score(problem, view(scores)); });
+}
+heed_status heed_weigh_step(heed_tensor scores, heed_tensor weights) {
+  return guarded([&] { heed::weigh(view(scores), view(weights)); });
+}
+heed_status heed_gather_step(heed_tensor weights, heed_tensor v, heed_tensor out) {
+  return guarded([&] { heed::gather(view(weights), view(v), view(out)); });
+}
+
+int heed_threads(void) { return heed::threads(); }
+heed_status heed_set_threads(int n) {
+  return guarded([&] { heed::set_threads(n); });
+}
+const char* heed_target(void) {
+  thread_local std::string name;
+  return guarded([] { name = heed::target(); }) == HEED_OK ? name.c_str() : nullptr;
+}
+heed_status heed_set_target(const char* name) {
+  return guarded([&] { heed::set_target(name ? name : ""); });
+}
+const char* heed_version(void) {
+  static const std::string version = heed::version();
+  return version.c_str();
+}
+
+}  // extern "C"

@@ -1,0 +1,128 @@
+// The contract on bits (docs/design.md, section 2): an output row depends on its own query and the keys and values it
+// sees, and on nothing else. Compares bytes.
+#include <gtest/gtest.h>
+#include <heed/attention.h>
+
+#include <cstring>
+
+#include "problems.h"
+
+namespace heed {
+namespace {
+
+using heed::testing::Data;
+
+// Highway's targets with a fused multiply-add; the contract leaves the others out.
+bool has_fma(const std::string& target) { return target != "SSE4" && target != "SCALAR"; }
+
+struct Result {
+  std::vector<float> out, lse, d_q, d_k, d_v, d_bias, d_w;
+  bool operator==(const Result& o) const {
+    const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+    };
+    return same(out, o.out) && same(lse, o.lse) && same(d_q, o.d_q) && same(d_k, o.d_k) && same(d_v, o.d_v) &&
+           same(d_bias, o.d_bias) && same(d_w, o.d_w);
+  }
+};
+
+struct Given {
+  int64_t B = 3, Hq = 4, Hkv = 2, L = 130, S = 300, D = 24, Dv = 40;
+  Score score = Score::dot;
+  Data q, k, v, w, bias, d_out;
+
+  explicit Given(Score s) : score(s) {
+    std::mt19937_64 random(11);
+    q = Data({B, Hq, L, D}, random, 3);
+    k = Data({B, Hkv, S, D}, random, 3);
+    v = Data({B, Hkv, S, Dv}, random);
+    if (s == Score::additive) w = Data({1, 1, 1, D}, random);
+    bias = Data({1, Hq, L, S}, random);
+    d_out = Data({B, Hq, L, Dv}, random);
+  }
+  Attention problem() {
+    return {.q = q.read(),
+            .k = k.read(),
+            .v = v.read(),
+            .score = score,
+            .w = w.read(),
+            .bias = bias.read(),
+            .mask = causal() & window(200, -1) & lengths({300, 250, 170})};
+  }
+  Result run() {
+    Data out = Data::empty_like(d_out), d_q = Data::empty_like(q), d_k = Data::empty_like(k), d_v = Data::empty_like(v);
+    Data d_bias = Data::empty_like(bias), d_w = Data::empty_like(w);
+    std::vector<float> lse(B * Hq * L);
+    const Tensor l = tensor(lse.data(), {B, Hq, L, 1});
+    forward(problem(), {out.write(), l});
+    backward(problem(), {out.read(), l, d_out.read()},
+             {d_q.write(), d_k.write(), d_v.write(), d_w.write(), d_bias.write()});
+    return {out.values(), lse, d_q.values(), d_k.values(), d_v.values(), d_bias.values(), d_w.values()};
+  }
+};
+
+class Bits : public ::testing::TestWithParam<Score> {
+ protected:
+  void TearDown() override {
+    set_threads(2);
+    set_target(targets()[0]);
+  }
+};
+
+TEST_P(Bits, SameForAnyThreadCount) {
+  Given s(GetParam());
+  for (const std::string& t : targets()) {
+    set_target(t);
+    set_threads(1);
+    const Result one = s.run();
+    for (int n = 2; n <= 8; ++n) {
+      set_threads(n);
+      EXPECT_EQ(threads(), n);
+      EXPECT_TRUE(s.run() == one) << t << " with " << n << " threads";
+    }
+  }
+}
+
+TEST_P(Bits, SameOnEveryTargetWithFma) {
+  Given s(GetParam());
+  std::vector<std::string> fma;
+  for (const std::string& t : targets())
+    if (has_fma(t)) fma.push_back(t);
+  if (fma.size() < 2) GTEST_SKIP() << "this machine has " << fma.size() << " targets with FMA; two are needed";
+  set_target(fma[0]);
+  const Result first = s.run();
+  for (const std::string& t : fma) {
+    set_target(t);
+    EXPECT_TRUE(s.run() == first) << t << " against " << fma[0];
+  }
+}
+
+TEST_P(Bits, SameAloneAsInABatchAndWholeAsDecoded) {
+  Given s(GetParam());
+  std::vector<float> all(s.B * s.Hq * s.L * s.Dv), one(s.Dv);
+  forward(s.problem(), {tensor(all.data(), {s.B, s.Hq, s.L, s.Dv})});
+  // Each row again as a problem of one batch, one head, one query over just the keys it may see, cut to the last
+  // visible one.
+  const Mask mask = s.problem().mask;
+  for (int64_t b = 0; b < s.B; ++b)
+    for (int64_t h = 0; h < s.Hq; ++h)
+      for (const int64_t i : {0, 47, 48, 100, 129}) {
+        const Span keys = mask.row({s.B, s.Hq, s.L, s.S}, b, h, i);
+        const int64_t g = h / (s.Hq / s.Hkv), n = keys.end;
+        Attention a{.q = tensor(&s.q.at(b, h, i, 0), {1, 1, 1, s.D}),
+                    .k = tensor(&s.k.at(b, g, 0, 0), {1, 1, n, s.D}),
+                    .v = tensor(&s.v.at(b, g, 0, 0), {1, 1, n, s.Dv}),
+                    .score = s.score,
+                    .w = s.w.read(),
+                    .bias = tensor(&s.bias.at(0, h, i, 0), {1, 1, 1, n}),
+                    .mask = window(n - 1 - keys.begin, 0)};
+        forward(a, {tensor(one.data(), {1, 1, 1, s.Dv})});
+        EXPECT_EQ(std::memcmp(one.data(), &all[((b * s.Hq + h) * s.L + i) * s.Dv], s.Dv * sizeof(float)), 0)
+            << "batch " << b << " head " << h << " row " << i;
+      }
+}
+
+INSTANTIATE_TEST_SUITE_P(Scores, Bits, ::testing::Values(Score::dot, Score::additive));
+
+}  // namespace
+}  // namespace heed

@@ -1,0 +1,140 @@
+// Bad arguments: one sentence with both numbers, and nothing written.
+#include <gtest/gtest.h>
+#include <heed/attention.h>
+
+#include <functional>
+
+#include "problems.h"
+
+namespace heed {
+namespace {
+
+using heed::testing::Data;
+
+std::string said(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "nothing";
+}
+
+class Check : public ::testing::Test {
+ protected:
+  std::mt19937_64 random{1};
+  Data q{{2, 4, 5, 8}, random}, k{{2, 2, 6, 8}, random}, v{{2, 2, 6, 3}, random}, out{{2, 4, 5, 3}, random};
+  Data lse{{2, 4, 5, 1}, random}, bias{{1, 4, 5, 6}, random};
+  Attention a{.q = q.read(), .k = k.read(), .v = v.read()};
+
+  std::string forward_says() {
+    for (float& x : out.values()) x = 42;
+    const std::string text = said([&] { forward(a, {out.write()}); });
+    if (text != "nothing") EXPECT_EQ(out.values(), std::vector<float>(out.values().size(), 42));
+    return text;
+  }
+};
+
+TEST_F(Check, GoodArgumentsPass) { EXPECT_EQ(forward_says(), "nothing"); }
+
+TEST_F(Check, HeadsThatDoNotDivide) {
+  a.k.shape[1] = a.v.shape[1] = 3;
+  EXPECT_EQ(forward_says(), "k has 3 heads; q's 4 heads need a divisor of 4");
+}
+
+TEST_F(Check, SizesThatDiffer) {
+  a.k.shape[3] = 7;
+  EXPECT_EQ(forward_says(), "k has head size 7 but q has head size 8; they must be equal");
+  a.k = k.read();
+  a.k.shape[0] = 1;
+  EXPECT_EQ(forward_says(), "k has batch 1 but q has batch 2; they must be equal");
+  a.k = k.read();
+  a.v.shape[2] = 5;
+  EXPECT_EQ(forward_says(), "v has shape [2, 2, 5, 3] but k's [2, 2, 6, 8] needs the same batch, heads and length");
+}
+
+TEST_F(Check, MissingEmptyAndHugeTensors) {
+  a.q = {};
+  EXPECT_EQ(forward_says(), "q has no data; give a tensor");
+  a.q = q.read();
+  a.q.shape[2] = 0;
+  EXPECT_EQ(forward_says(), "q has shape [2, 4, 0, 8]; every size must be at least 1");
+  a.q.shape = {int64_t{1} << 40, int64_t{1} << 40, 5, 8};
+  EXPECT_NE(forward_says().find("no memory holds"), std::string::npos);
+}
+
+TEST_F(Check, StridesAndTypes) {
+  a.k.stride[3] = 2;
+  EXPECT_EQ(forward_says(),
+            "k's last dimension has stride 2; it must be contiguous (stride 1), so copy it or pass it transposed");
+  a.k = k.read();
+  a.v.dtype = DType::f64;
+  EXPECT_EQ(forward_says(), "v is f64 but q is f32; all tensors of a call share one dtype");
+  a.v.dtype = static_cast<DType>(9);
+  EXPECT_EQ(forward_says(), "v has dtype number 9; this version computes f32 (0) and f64 (1)");
+}
+
+TEST_F(Check, Results) {
+  Tensor o = out.write();
+  o.shape[3] = 4;
+  EXPECT_EQ(said([&] { forward(a, {o}); }), "out has shape [2, 4, 5, 4] but [B, Hq, L, Dv] is [2, 4, 5, 3]");
+  o = out.write();
+  o.stride[0] = 0;
+  EXPECT_EQ(said([&] { forward(a, {o}); }),
+            "out is written but its axis 0 of size 2 has stride 0; give it memory of its own");
+}
+
+TEST_F(Check, BiasAndW) {
+  a.bias = bias.read();
+  EXPECT_EQ(forward_says(), "nothing");
+  a.bias.shape[2] = 4;
+  EXPECT_EQ(forward_says(), "bias has shape [1, 4, 4, 6] but the scores have [2, 4, 5, 6]; axis 2 must be 1 or 5");
+  a.bias = {};
+  a.score = Score::additive;
+  EXPECT_EQ(forward_says(), "additive scores need w, of shape [1, 4 or 1, 1, 8]");
+  Data w({1, 1, 1, 7}, random);
+  a.w = w.read();
+  EXPECT_EQ(forward_says(), "w has shape [1, 1, 1, 7] but additive scores need [1, 4 or 1, 1, 8]");
+  a.score = Score::dot;
+  EXPECT_EQ(forward_says(), "w is given but the score is dot; leave w out or set score to additive");
+}
+
+TEST_F(Check, ScaleAndMasks) {
+  a.scale = INFINITY;
+  EXPECT_EQ(forward_says(), "scale is inf; it must be a finite number");
+  a.scale = {};
+  a.mask = lengths({1, 2, 3}) & causal();
+  EXPECT_EQ(forward_says(), "lengths() has 3 entries but the batch is 2; give one length for each batch");
+  EXPECT_EQ(said([] { lengths({5, -1}); }), "lengths() has -1 for batch 1; a length is 0 or more");
+  EXPECT_NE(said([] { window(-2, 0); }).find("window(-2, 0)"), std::string::npos);
+}
+
+TEST_F(Check, Backward) {
+  const Incoming in{out.read(), lse.read(), out.read()};
+  Data d_q(q.shape(), random);
+  EXPECT_EQ(said([&] { backward(a, in, {.d_q = d_q.write()}); }), "nothing");
+  Data d_bias(bias.shape(), random);
+  EXPECT_EQ(said([&] { backward(a, in, {.d_bias = d_bias.write()}); }),
+            "d_bias is asked for but there is no bias; leave it out");
+  EXPECT_EQ(said([&] { backward(a, {out.read(), {}, out.read()}, {}); }), "lse has no data; give a tensor");
+}
+
+TEST_F(Check, Steps) {
+  Data scores({2, 4, 5, 6}, random), wrong({2, 4, 5, 5}, random);
+  EXPECT_EQ(said([&] { score(a, scores.write()); }), "nothing");
+  EXPECT_EQ(said([&] { score(a, wrong.write()); }), "scores has shape [2, 4, 5, 5] but [B, Hq, L, S] is [2, 4, 5, 6]");
+  EXPECT_EQ(said([&] { weigh(scores.read(), wrong.write()); }),
+            "weights has shape [2, 4, 5, 5] but scores' shape is [2, 4, 5, 6]");
+  EXPECT_EQ(said([&] { gather(scores.read(), v.read(), out.write()); }), "nothing");
+  EXPECT_NE(said([&] { gather(wrong.read(), v.read(), out.write()); }).find("length 5"), std::string::npos);
+}
+
+TEST(Machine, ThreadsAndTargets) {
+  EXPECT_EQ(said([] { set_threads(0); }), "set_threads(0) is out of range; give 1 to 1024 threads");
+  EXPECT_NE(said([] { set_target("AVX9"); }).find("asks for 'AVX9', which this machine cannot run; it can run "),
+            std::string::npos);
+  EXPECT_FALSE(targets().empty());
+}
+
+}  // namespace
+}  // namespace heed

@@ -1,0 +1,118 @@
+/* The C API from C99: a forward and a backward with known answers, masks that compose, a lent executor, errors in
+ * words. */
+#include <heed/heed.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int passed = 0, failed = 0;
+#define CHECK(condition)                                              \
+  do {                                                                \
+    if (condition) {                                                  \
+      ++passed;                                                       \
+    } else {                                                          \
+      ++failed;                                                       \
+      printf("%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
+    }                                                                 \
+  } while (0)
+
+static void run_here(void* self, int64_t tasks, void (*task)(void*, int64_t), void* context) {
+  int64_t i;
+  ++*(int*)self;
+  for (i = tasks; i-- > 0;) task(context, i);
+}
+
+int main(void) {
+  enum { B = 2, H = 4, G = 2, L = 60, S = 70, D = 16, E = 24 };
+  float *q = malloc(sizeof(float) * B * H * L * D), *k = malloc(sizeof(float) * B * G * S * D);
+  float *v = malloc(sizeof(float) * B * G * S * E), *out = malloc(sizeof(float) * B * H * L * E);
+  float *again = malloc(sizeof(float) * B * H * L * E), *lse = malloc(sizeof(float) * B * H * L);
+  float *scores = malloc(sizeof(float) * B * H * L * S), *dq = malloc(sizeof(float) * B * H * L * D);
+  double largest = 0;
+  int i, calls = 0;
+  const int64_t keys[B] = {S, 33};
+  heed_attention a;
+  heed_incoming in;
+  heed_gradients g;
+  heed_mask *causal, *lengths;
+  heed_tensor bad;
+
+  for (i = 0; i < B * H * L * D; ++i) q[i] = (float)sin(i * 0.7);
+  for (i = 0; i < B * G * S * D; ++i) k[i] = (float)cos(i * 0.3);
+  for (i = 0; i < B * G * S * E; ++i) v[i] = (float)sin(i * 1.1);
+
+  heed_attention_init(&a);
+  a.q = heed_dense_f32(q, B, H, L, D);
+  a.k = heed_dense_f32(k, B, G, S, D);
+  a.v = heed_dense_f32(v, B, G, S, E);
+  causal = heed_mask_causal();
+  lengths = heed_mask_lengths(keys, B);
+  a.mask = heed_mask_and(causal, lengths);
+  heed_mask_free(causal);
+  heed_mask_free(lengths);
+  CHECK(a.mask != NULL);
+  CHECK(heed_forward(&a, heed_dense_f32(out, B, H, L, E), heed_dense_f32(lse, B, H, L, 1)) == HEED_OK);
+
+  /* The three steps give what the fused pass gave. */
+  CHECK(heed_score_step(&a, heed_dense_f32(scores, B, H, L, S)) == HEED_OK);
+  CHECK(scores[S - 1] == -INFINITY); /* query 0 does not see the last key */
+  CHECK(heed_weigh_step(heed_dense_f32(scores, B, H, L, S), heed_dense_f32(scores, B, H, L, S)) == HEED_OK);
+  CHECK(heed_gather_step(heed_dense_f32(scores, B, H, L, S), a.v, heed_dense_f32(again, B, H, L, E)) == HEED_OK);
+  for (i = 0; i < B * H * L * E; ++i) largest = fmax(largest, fabs(out[i] - again[i]));
+  CHECK(largest < 1e-5);
+
+  /* A lent executor does the work, in another order, to the same bits. */
+  a.executor.self = &calls;
+  a.executor.concurrency = 1;
+  a.executor.run = run_here;
+  CHECK(heed_forward(&a, heed_dense_f32(again, B, H, L, E), heed_none()) == HEED_OK);
+  CHECK(calls > 0);
+  CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) == 0);
+
+  /* The gradient of sum(out) against a difference quotient. */
+  for (i = 0; i < B * H * L * E; ++i) again[i] = 1;
+  memset(&in, 0, sizeof in);
+  memset(&g, 0, sizeof g);
+  in.out = heed_dense_f32(out, B, H, L, E);
+  in.lse = heed_dense_f32(lse, B, H, L, 1);
+  in.d_out = heed_dense_f32(again, B, H, L, E);
+  g.d_q = heed_dense_f32(dq, B, H, L, D);
+  CHECK(heed_backward(&a, &in, &g) == HEED_OK);
+  {
+    double sum[2];
+    int sign;
+    const float kept = q[5];
+    for (sign = 0; sign < 2; ++sign) {
+      q[5] = kept + (sign ? 0.01f : -0.01f);
+      CHECK(heed_forward(&a, heed_dense_f32(out, B, H, L, E), heed_none()) == HEED_OK);
+      for (i = 0, sum[sign] = 0; i < E; ++i) sum[sign] += out[i]; /* only query 0 depends on q[5] */
+    }
+    q[5] = kept;
+    CHECK(fabs((sum[1] - sum[0]) / 0.02 - dq[5]) < 1e-3);
+    CHECK(fabs(dq[5]) > 1e-3);
+  }
+
+  /* Errors: a status, a sentence with both numbers, and nothing written. */
+  out[0] = 42;
+  bad = a.k;
+  bad.shape[1] = 3;
+  a.k = bad;
+  CHECK(heed_forward(&a, heed_dense_f32(out, B, H, L, E), heed_none()) == HEED_INVALID);
+  CHECK(strcmp(heed_last_error(), "k has 3 heads; q's 4 heads need a divisor of 4") == 0);
+  CHECK(out[0] == 42);
+  CHECK(heed_forward(NULL, heed_none(), heed_none()) == HEED_INVALID);
+  memset(&a, 0, sizeof a);
+  CHECK(heed_forward(&a, heed_none(), heed_none()) == HEED_INVALID);
+  CHECK(strstr(heed_last_error(), "heed_attention_init") != NULL);
+  CHECK(heed_mask_window(-2, 0) == NULL);
+  CHECK(strstr(heed_last_error(), "-2") != NULL);
+  CHECK(heed_set_target("Z80") == HEED_INVALID);
+  CHECK(heed_set_threads(0) == HEED_INVALID);
+  CHECK(heed_threads() >= 1);
+  CHECK(heed_target() != NULL);
+  CHECK(strlen(heed_version()) >= 5);
+
+  printf("%d passed, %d failed\n", passed, failed);
+  return failed != 0;
+}
