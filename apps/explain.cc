@@ -83,15 +83,15 @@ std::vector<float> word_vector(std::string_view word, int64_t dim) {
 
 Explanation explain(std::string_view query, std::string_view text, const ExplainOptions& options) {
   if (options.dim < 1 || options.dim > ExplainOptions::kMaxDim) {
-    throw Error("A word's vector cannot have " + std::to_string(options.dim) + " numbers; give 1 to " +
-                std::to_string(ExplainOptions::kMaxDim) + ".");
+    throw Error("a word's vector cannot have " + std::to_string(options.dim) + " numbers; give 1 to " +
+                std::to_string(ExplainOptions::kMaxDim));
   }
   Explanation e;
   e.options = options;
   e.query = words(query);
   e.text = words(text);
-  if (e.query.empty()) throw Error("The query has no words; give at least one that is not white space.");
-  if (e.text.empty()) throw Error("The text has no words; give at least one that is not white space.");
+  if (e.query.empty()) throw Error("the query has no words; give at least one that is not white space");
+  if (e.text.empty()) throw Error("the text has no words; give at least one that is not white space");
 
   const int64_t L = static_cast<int64_t>(e.query.size()), S = static_cast<int64_t>(e.text.size()), D = options.dim;
   e.q = vectors(e.query, D);

@@ -164,7 +164,7 @@ class Writer {
     line("");
     std::string title = "The vectors";
     if (numbers_ < static_cast<size_t>(e_.options.dim)) {
-      title += " (the first " + std::to_string(numbers_) + " of " + dim + " numbers)";
+      title += " (" + std::to_string(numbers_) + " of " + dim + " numbers)";
     }
     heading(title);
     vectors("q", e_.query, e_.q);

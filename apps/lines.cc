@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace heed::app {
 namespace {
@@ -43,31 +44,34 @@ bool LineReader::more_at_hand() const {
 std::vector<LineReader::Line> LineReader::read(int64_t most) {
   std::vector<Line> lines;
   Line line;
-  bool open = false;  // bytes of an unfinished line are in `line`
+  bool open = false;  // part of a line was read
+  const auto finish = [&] {
+    if (!line.text.empty() && line.text.back() == '\r') line.text.pop_back();
+    if (static_cast<int64_t>(line.text.size()) > max_bytes_) line.too_long = true;
+    if (line.too_long) line.text.clear();
+    lines.push_back(std::exchange(line, {}));
+    open = false;
+  };
   while (static_cast<int64_t>(lines.size()) < most) {
     if (at_ == buffer_.size()) {
       if (!open && !lines.empty() && !more_at_hand()) break;
       if (!fill()) {
-        if (open) lines.push_back(std::move(line));
+        if (open) finish();
         break;
       }
     }
     const size_t end = buffer_.find('\n', at_);
     const size_t stop = std::min(end, buffer_.size());
     if (!line.too_long) line.text.append(buffer_, at_, stop - at_);
-    open = true;
     at_ = stop;
-    const bool complete = end != std::string::npos;
-    if (complete && !line.text.empty() && line.text.back() == '\r') line.text.pop_back();
-    if (static_cast<int64_t>(line.text.size()) > max_bytes_ + (complete ? 0 : 1)) {
+    open = true;
+    if (end != std::string::npos) {
+      ++at_;
+      finish();
+    } else if (static_cast<int64_t>(line.text.size()) > max_bytes_ + 1) {  // a CR may still go
       line.too_long = true;
       line.text.clear();
       line.text.shrink_to_fit();
-    }
-    if (complete) {
-      ++at_;
-      lines.push_back(std::exchange(line, {}));
-      open = false;
     }
   }
   return lines;

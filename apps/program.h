@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <memory>
 #include <string>
 
 namespace heed::app {
@@ -12,7 +13,7 @@ namespace heed::app {
 // Exit codes, the same for every command.
 inline constexpr int kOk = 0;
 inline constexpr int kFailed = 1;
-inline constexpr int kUsage = 2;         // the arguments do not fit; nothing was done
+inline constexpr int kUsage = 2;          // the arguments do not fit; nothing was done
 inline constexpr int kInterrupted = 130;  // by Ctrl-C, after saving; what a shell reports for it
 
 // Arguments that each parse but do not fit together: exit code 2.
@@ -33,8 +34,7 @@ struct Program {
 // Adds a command whose `run` works on the arguments kept in `arguments`, a shared_ptr that the caller has bound the
 // options to.
 template <class Arguments>
-void run_with(Program& program, CLI::App* command, std::shared_ptr<Arguments> arguments,
-              int (*run)(const Arguments&)) {
+void run_with(Program& program, CLI::App* command, std::shared_ptr<Arguments> arguments, int (*run)(const Arguments&)) {
   command->callback([&program, arguments, run] { program.chosen = [arguments, run] { return run(*arguments); }; });
 }
 

@@ -30,23 +30,23 @@ std::string bar(double fraction, int width, bool unicode) {
 }  // namespace
 
 std::string progress_line(const std::string& label, const ProgressState& state, int columns, bool unicode) {
-  const double fraction = std::isfinite(state.fraction) ? std::clamp(state.fraction, 0.0, 1.0) : 0.0;
+  const bool known = std::isfinite(state.fraction);
+  const double fraction = known ? std::clamp(state.fraction, 0.0, 1.0) : 0.0;
   char percent[8];
   std::snprintf(percent, sizeof percent, "%3d%%", static_cast<int>(std::floor(fraction * 100)));
   std::vector<std::string> parts = state.details;
   // The time left is what people look for first, so it is the last to go.
   std::string left = state.seconds_left >= 0 ? duration(state.seconds_left) + " left" : "";
-  const std::string head = label + "  ";
   const auto width_with = [&](int bar_width) {
-    int width = display_width(head) + bar_width + 1 + 4;
+    int width = display_width(label) + (known ? 2 + bar_width + 1 + 4 : 0);
     for (const std::string& part : parts) width += 2 + display_width(part);
     return width + (left.empty() ? 0 : 2 + display_width(left));
   };
   while (!parts.empty() && width_with(kNarrowestBar) > columns) parts.pop_back();
   const int bar_width = std::clamp(columns - width_with(0), kNarrowestBar, kWidestBar);
-  if (width_with(bar_width) > columns) return fit(label + " " + percent, columns, unicode);
+  if (width_with(bar_width) > columns) return fit(known ? label + " " + percent : label, columns, unicode);
 
-  std::string line = head + bar(fraction, bar_width, unicode) + " " + percent;
+  std::string line = known ? label + "  " + bar(fraction, bar_width, unicode) + " " + percent : label;
   for (const std::string& part : parts) line += "  " + part;
   if (!left.empty()) line += "  " + left;
   return line;

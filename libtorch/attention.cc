@@ -13,7 +13,7 @@
 
 // at::parallel_for is a template: without OpenMP switched on in this file it would run everything on one thread.
 #if AT_PARALLEL_OPENMP && !defined(_OPENMP)
-#pragma message("compile libtorch/attention.cc with -fopenmp: this LibTorch runs its threads through OpenMP")
+#error "compile libtorch/attention.cc with -fopenmp: this LibTorch runs its threads through OpenMP"
 #endif
 
 namespace heed::nn {
@@ -185,10 +185,9 @@ variable_list collect(const Tensor& q, const Tensor& k, const Tensor& v, const A
   return inputs;
 }
 
-// `bias` alone may have any strides; the others are copied if their last dimension is not contiguous.
-void make_readable(variable_list& inputs, const Settings& settings) {
-  for (size_t i = 0; i < inputs.size() - (settings.has_bias ? 1 : 0); ++i) {
-    if (inputs[i].defined()) inputs[i] = readable(inputs[i]);
+void make_readable(variable_list& inputs) {
+  for (Tensor& input : inputs) {
+    if (input.defined()) input = readable(input);
   }
 }
 
@@ -227,7 +226,7 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static variable_list forward(AutogradContext* ctx, at::TensorList list,
                                const c10::intrusive_ptr<Settings>& settings) {
     variable_list inputs = list.vec();
-    make_readable(inputs, *settings);
+    make_readable(inputs);
     variable_list results = run_forward(*settings, inputs);
     inputs.push_back(results[0]);
     inputs.push_back(results[1]);
@@ -305,7 +304,7 @@ AttentionResult attend(const Tensor& q, const Tensor& k, const Tensor& v, Heads 
   if (recorded) {
     results = AttentionFunction::apply(at::TensorList(inputs), settings);
   } else {
-    make_readable(inputs, *settings);
+    make_readable(inputs);
     results = run_forward(*settings, inputs);
   }
   return {std::move(results[0]), std::move(results[1])};
@@ -315,7 +314,7 @@ Tensor weights_of(const Tensor& q, const Tensor& k, Heads heads, const Attention
   torch::NoGradGuard no_grad;
   variable_list inputs = collect(q, k, {}, options, heads, /*needs_v=*/false);
   const auto settings = settings_of(options, heads);
-  make_readable(inputs, *settings);
+  make_readable(inputs);
   const Attention a = problem(*settings, inputs);
   Tensor weights = torch::empty({a.q.shape[0], a.q.shape[1], a.q.shape[2], a.k.shape[2]}, q.options());
   const heed::Tensor matrix = view(weights, "weights", 0);

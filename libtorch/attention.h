@@ -1,6 +1,7 @@
 // Heed's operator as a LibTorch function: any strides without copies, gradients for every input.
 #pragma once
 
+#include <ATen/core/ivalue.h>  // first: without it Clang in C++20 refuses LibTorch 1.13's other headers
 #include <heed/attention.h>
 #include <torch/types.h>
 

@@ -5,6 +5,7 @@
 // memory, heed::causal(), and what they compose to. Make a mask once per sentence, not once per step.
 #pragma once
 
+#include <ATen/core/ivalue.h>  // first: without it Clang in C++20 refuses LibTorch 1.13's other headers
 #include <heed/attention.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/linear.h>

@@ -5,9 +5,9 @@
 #include <ATen/Config.h>
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
+#include <heed/attention.h>
 #include <torch/version.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
@@ -70,15 +70,17 @@ void find_blas(Runtime& result) {
     const std::string text = reinterpret_cast<char* (*)()>(config)();
     const size_t name_end = text.find(' ');
     result.blas = text.substr(0, name_end == std::string::npos ? name_end : text.find(' ', name_end + 1));
+    if (void* threads = find("openblas_get_num_threads")) result.blas_threads = reinterpret_cast<int (*)()>(threads)();
     if (void* parallel = find("openblas_get_parallel")) {
       const int kind = reinterpret_cast<int (*)()>(parallel)();
       result.blas += kind == 2 ? ", openmp" : kind == 1 ? ", pthread" : ", one thread";
-      result.two_pools = kind == 1 && at::get_num_threads() > 1;
+      result.two_pools = kind == 1 && result.threads > 1;
+      // The OpenMP build asks OpenMP how many threads there are at every call, whatever number it was started with.
+      if (kind == 2 && AT_PARALLEL_OPENMP) result.blas_threads = result.threads;
     }
     if (void* core = find("openblas_get_corename")) {
       result.blas += std::string(", ") + reinterpret_cast<char* (*)()>(core)();
     }
-    if (void* threads = find("openblas_get_num_threads")) result.blas_threads = reinterpret_cast<int (*)()>(threads)();
   } else if (find("mkl_get_max_threads") != nullptr || contains(result.blas_path, "mkl")) {
     result.blas = "MKL";
     if (void* threads = find("mkl_get_max_threads")) result.blas_threads = reinterpret_cast<int (*)()>(threads)();
@@ -122,6 +124,14 @@ Runtime runtime() {
   find_blas(result);
   find_allocator(result);
   return result;
+}
+
+void use_threads(int n) {
+  if (n < 0) throw Error("use_threads got " + std::to_string(n) + " threads; give at least 1, or 0 for all cores");
+  // LibTorch reads OMP_NUM_THREADS itself; heed::threads() knows HEED_THREADS and the process's cores.
+  const bool torch_knows = std::getenv("HEED_THREADS") == nullptr && std::getenv("OMP_NUM_THREADS") != nullptr;
+  if (n == 0) n = torch_knows ? at::get_num_threads() : heed::threads();
+  at::set_num_threads(n);
 }
 
 }  // namespace heed::nn

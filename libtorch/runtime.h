@@ -23,4 +23,9 @@ struct Runtime {
 
 Runtime runtime();
 
+// Lets LibTorch, and a BLAS that shares its threads, use n threads. Call it once when a program starts: LibTorch's own
+// first guess is 1 on some virtual machines that have more. n = 0: HEED_THREADS or else OMP_NUM_THREADS if set, else
+// the cores this process may use. Throws heed::Error for n < 0.
+void use_threads(int n = 0);
+
 }  // namespace heed::nn

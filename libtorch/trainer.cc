@@ -66,24 +66,6 @@ void require(bool good, const char* what, T value, const char* rule) {
   throw Error(text.str());
 }
 
-void check_options(const TrainerOptions& o) {
-  require(o.minutes >= 0, "minutes", o.minutes, "it must be 0 (no limit) or more");
-  require(o.epochs >= 0, "epochs", o.epochs, "it must be 0 (no limit) or more");
-  require(o.steps >= 0, "steps", o.steps, "it must be 0 (no limit) or more");
-  require(o.patience >= 0, "patience", o.patience, "it must be 0 (never stop early) or more");
-  if (o.minutes == 0 && o.epochs == 0 && o.steps == 0 && o.patience == 0) {
-    throw Error("training would never end: minutes, epochs, steps and patience are all 0; set one of them");
-  }
-  require(o.learning_rate > 0 && std::isfinite(o.learning_rate), "learning_rate", o.learning_rate,
-          "it must be above 0");
-  require(o.warmup >= 0, "warmup", o.warmup, "it must be 0 or more steps");
-  require(o.optimizer.weight_decay >= 0, "weight_decay", o.optimizer.weight_decay, "it must be 0 or more");
-  require(o.optimizer.clip >= 0, "clip", o.optimizer.clip, "it must be 0 (no limit) or more");
-  require(o.optimizer.average >= 0, "average", o.optimizer.average, "it must be 0 (none) or more");
-  require(o.validate_every >= 0, "validate_every", o.validate_every, "it must be 0 (once an epoch) or more");
-  require(o.checkpoint_seconds >= 0, "checkpoint_seconds", o.checkpoint_seconds, "it must be 0 or more");
-}
-
 NamedTensors prefixed(const std::string& prefix, const NamedTensors& tensors) {
   NamedTensors result;
   for (const auto& [name, tensor] : tensors) result.emplace_back(prefix + name, tensor);
@@ -377,6 +359,24 @@ class Loop {
 };
 
 }  // namespace
+
+void check_options(const TrainerOptions& o) {
+  require(o.minutes >= 0, "minutes", o.minutes, "it must be 0 (no limit) or more");
+  require(o.epochs >= 0, "epochs", o.epochs, "it must be 0 (no limit) or more");
+  require(o.steps >= 0, "steps", o.steps, "it must be 0 (no limit) or more");
+  require(o.patience >= 0, "patience", o.patience, "it must be 0 (never stop early) or more");
+  if (o.minutes == 0 && o.epochs == 0 && o.steps == 0 && o.patience == 0) {
+    throw Error("training would never end: minutes, epochs, steps and patience are all 0; set one of them");
+  }
+  require(o.learning_rate > 0 && std::isfinite(o.learning_rate), "learning_rate", o.learning_rate,
+          "it must be above 0");
+  require(o.warmup >= 0, "warmup", o.warmup, "it must be 0 or more steps");
+  require(o.optimizer.weight_decay >= 0, "weight_decay", o.optimizer.weight_decay, "it must be 0 or more");
+  require(o.optimizer.clip >= 0, "clip", o.optimizer.clip, "it must be 0 (no limit) or more");
+  require(o.optimizer.average >= 0, "average", o.optimizer.average, "it must be 0 (none) or more");
+  require(o.validate_every >= 0, "validate_every", o.validate_every, "it must be 0 (once an epoch) or more");
+  require(o.checkpoint_seconds >= 0, "checkpoint_seconds", o.checkpoint_seconds, "it must be 0 or more");
+}
 
 double learning_rate_at(double peak, int64_t warmup, int64_t step, double fraction) {
   const double w = static_cast<double>(std::max<int64_t>(warmup, 1));

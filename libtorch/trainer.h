@@ -103,6 +103,9 @@ class TrainingTask {
 TrainSummary train(torch::nn::Module& module, TrainingTask& task, const TrainerOptions& options,
                    const std::function<void(const TrainProgress&)>& progress = {});
 
+// Throws heed::Error, naming the value, for an option that does not fit; train() calls it first.
+void check_options(const TrainerOptions& options);
+
 // The checkpoint's file in a folder. What the two functions below read and write in one piece.
 std::string checkpoint_path(const std::string& folder);
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <utility>
 
+#include "libtorch/dropout.h"
+
 namespace heed::nn {
 namespace {
 
@@ -45,8 +47,6 @@ TransformerLayerOptions completed(TransformerLayerOptions options) {
   return options;
 }
 
-Tensor dropped(const Tensor& x, double p, bool training) { return training && p > 0 ? torch::dropout(x, p, true) : x; }
-
 Tensor activate(Activation activation, const Tensor& x) {
   switch (activation) {
     case Activation::relu:
@@ -65,12 +65,12 @@ Tensor into(const Tensor& x, LayerNorm& norm, const TransformerLayerOptions& opt
 }
 Tensor joined(const Tensor& x, const Tensor& y, LayerNorm& norm, const TransformerLayerOptions& options,
               bool training) {
-  const Tensor sum = x + dropped(y, options.dropout, training);
+  const Tensor sum = x + dropout(y, options.dropout, training);
   return options.pre_norm ? sum : norm->forward(sum);
 }
 
 Tensor feed_forward(const Tensor& x, Linear& fc1, Linear& fc2, const TransformerLayerOptions& options, bool training) {
-  return fc2->forward(dropped(activate(options.activation, fc1->forward(x)), options.activation_dropout, training));
+  return fc2->forward(dropout(activate(options.activation, fc1->forward(x)), options.activation_dropout, training));
 }
 
 }  // namespace

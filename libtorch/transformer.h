@@ -3,6 +3,7 @@
 // final_layer_norm.
 #pragma once
 
+#include <ATen/core/ivalue.h>  // first: without it Clang in C++20 refuses LibTorch 1.13's other headers
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/modules/normalization.h>

@@ -30,7 +30,9 @@ class Check : public ::testing::Test {
   std::string forward_says() {
     for (float& x : out.values()) x = 42;
     const std::string text = said([&] { forward(a, {out.write()}); });
-    if (text != "nothing") EXPECT_EQ(out.values(), std::vector<float>(out.values().size(), 42));
+    if (text != "nothing") {
+      EXPECT_EQ(out.values(), std::vector<float>(out.values().size(), 42));
+    }
     return text;
   }
 };

@@ -17,8 +17,9 @@ namespace heed::translate {
 torch::Tensor gru_step(const torch::Tensor& input, const torch::Tensor& recurrent, const torch::Tensor& h);
 
 // A whole layer as one differentiable operation: input [S, B, 3H] (from Gru::gates), w_hh [3H, H], b_hh [3H] -> states
-// [S, B, H], starting from zeros. Row b takes part in its first lengths[b] steps; its states behind them are 0, and with
-// `reverse` (from the last step to the first) its sequence starts at its own last step. So padding influences nothing.
+// [S, B, H], starting from zeros. Row b takes part in its first lengths[b] steps; its states behind them are 0, and
+// with `reverse` (from the last step to the first) its sequence starts at its own last step. So padding influences
+// nothing.
 torch::Tensor gru_layer(const torch::Tensor& input, const torch::Tensor& w_hh, const torch::Tensor& b_hh,
                         const std::vector<int64_t>& lengths, bool reverse);
 

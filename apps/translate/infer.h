@@ -1,6 +1,7 @@
 // Translation with a trained model: greedy and beam search, batched.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -16,7 +17,7 @@ struct SearchOptions {
   int beam = 4;  // 1 is greedy
   double length_penalty =
       1.0;                  // a hypothesis scores sum of log-probabilities / length^length_penalty (length counts </s>)
-  int max_length = 0;       // in pieces; 0: 2 * source + 10, at most 256
+  int max_length = 0;       // in pieces, with </s>; 0: 2 * source + 10, at most 256; never beyond max_positions
   int batch_tokens = 2000;  // source tokens times beam in one batch
   bool attention = false;   // also return the attention matrix
 };
@@ -27,6 +28,7 @@ struct Translation {
   std::vector<std::string> source_pieces;     // with the final </s>
   std::vector<std::string> target_pieces;     // with the final </s>, if it was reached
   std::vector<std::vector<float>> attention;  // [target_pieces][source_pieces], if asked for; rows sum to 1
+  int64_t left_out = 0;                       // pieces at the end of a source that is too long, not translated
 };
 
 // A model and its vocabulary, ready to translate.
@@ -35,9 +37,11 @@ class Translator {
   static Translator load(const std::string& dir);
   Translator(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab);
 
-  // Translations in the order of the sentences. The result of a sentence does not depend on the others' presence. An
-  // empty or blank sentence translates to an empty one. progress, if given, is called with the number of sentences
-  // done.
+  // Translations in the order of the sentences. The result of a sentence does not depend on the others' presence, up to
+  // the rounding of the BLAS's matrix products, which can turn a tie. An empty or blank sentence translates to an empty
+  // one, without pieces. Of a sentence with more pieces than the model has positions (config().max_positions, </s>
+  // included) the end is left out, and left_out says so. progress, if given, is called with the number of sentences
+  // done. May be called from several threads at once.
   std::vector<Translation> translate(std::span<const std::string> sentences, const SearchOptions& options = {},
                                      const std::function<void(int64_t)>& progress = {}) const;
 

@@ -1,6 +1,7 @@
 // What both models share: the batch, config.json, building by name, and the model folder.
 #include "apps/translate/model.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <heed/attention.h>
 
 #include <algorithm>
@@ -138,6 +139,17 @@ bool can_be_ignored(const std::string& name) {
          name == "lm_head.weight";
 }
 
+// Puts torch's generator back: loading must not change what is drawn after it.
+class RandomStateGuard {
+ public:
+  RandomStateGuard() : generator_(at::detail::getDefaultCPUGenerator()), state_(generator_.get_state()) {}
+  ~RandomStateGuard() { generator_.set_state(state_); }
+
+ private:
+  at::Generator generator_;
+  torch::Tensor state_;
+};
+
 }  // namespace
 
 int64_t Batch::target_tokens() const {
@@ -153,7 +165,8 @@ ModelConfig ModelConfig::from_json(const json& j) {
   c.vocab = size_of(j, "vocab_size");
   if (type == "marian") {
     c.arch = "transformer";
-    for (const auto& [key, value] : marian_constants().items()) require(j, key.c_str(), value);
+    const json constants = marian_constants();
+    for (const auto& [key, value] : constants.items()) require(j, key.c_str(), value);
     require_same(j, "encoder_layers", "decoder_layers");
     require_same(j, "encoder_attention_heads", "decoder_attention_heads");
     require_same(j, "encoder_ffn_dim", "decoder_ffn_dim");
@@ -277,6 +290,7 @@ std::shared_ptr<Model> load_model(const std::string& dir) {
                 " numbers and config.json describes a model of " + std::to_string(static_cast<int64_t>(wanted)) +
                 "; the two files are not of one model");
   }
+  const RandomStateGuard guard;
   const std::shared_ptr<Model> model = make_model(config);
 
   torch::NoGradGuard no_grad;

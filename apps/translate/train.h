@@ -8,37 +8,39 @@
 
 #include "apps/translate/model.h"
 #include "apps/translate/pairs.h"
+#include "libtorch/trainer.h"
 
 namespace heed::translate {
 
 struct TrainOptions {
-  std::string out;  // the model folder; made if absent. A good model in it is replaced only by a better whole one
+  std::string out;  // the model folder; made if absent. A good model in it is replaced at the end, by a whole one
   ModelConfig model = {};       // model.vocab is the size asked for; the trained vocabulary may come out smaller
   double minutes = 0;           // stop after this much training time over all resumed runs; 0: no limit
   int64_t epochs = 0;           // stop after this many passes; 0: no limit (one of minutes, epochs, patience ends it)
   int64_t steps = 0;            // stop after this many steps; 0: no limit
   int64_t batch_tokens = 2000;  // target tokens in a batch, padding included
   double learning_rate = 1e-3;  // peak
-  int64_t warmup = 400;  // steps of linear warm-up; then inverse square root, or cosine to 0 over `minutes` / `steps`
+  int64_t warmup = 400;  // steps of linear warm-up, at most a tenth of the budget; then cosine to 0 over minutes,
+                         // epochs or steps, inverse square root if none is given
   double label_smoothing = 0.1;
   double weight_decay = 1e-4;  // AdamW
   double clip = 1.0;           // gradient norm
-  int64_t average = 5;  // the exported model is the mean of the best and last `average` validations' weights; 1: none
+  // The exported weights, which are also those that validation measures, are a running mean over about the last
+  // 1/average of the steps (adamw.h); 0: the weights as they are.
+  int64_t average = 10;
   int64_t validate_every = 0;  // steps; 0: once an epoch
   int64_t patience = 5;        // validations without a better loss before stopping; 0: never
   int64_t valid_pairs = 500;   // held out of `pairs` for validation when no validation pairs are given
   bool lowercase = false;      // train on lower-cased text
   uint64_t seed = 1;
-  bool resume = true;  // go on from out/checkpoint when there is one made with the same options and data
+  double checkpoint_seconds = 30;  // at least this often, and after each validation
+  bool resume = true;  // go on from out/checkpoint if there is one; it must have been made with the same options and
+                       // data, but for minutes, epochs, steps and patience; false: remove it and start over
 };
 
-// One point of the training curve, also kept in out/training.json.
-struct TrainPoint {
-  int64_t step = 0;
-  double seconds = 0;     // training time up to here, over all resumed runs
-  double train_loss = 0;  // mean negative log-likelihood per target token since the last point, without smoothing
-  double valid_loss = 0;  // NaN between validations
-};
+// One point of the training curve, also kept in out/training.json: mean negative log-likelihood per target token,
+// without smoothing. valid_loss is that of the weights that would be exported.
+using nn::TrainPoint;
 
 struct TrainProgress {
   int64_t step = 0;
@@ -55,16 +57,23 @@ struct TrainResult {
   int64_t steps = 0;
   int64_t parameters = 0;
   int64_t train_pairs = 0;
+  int64_t validation_pairs = 0;
   int64_t target_tokens = 0;  // trained on, all passes together
   double seconds = 0;
   double best_valid_loss = 0;
-  bool interrupted = false;  // by Ctrl-C: a checkpoint was saved and the same command goes on from it
+  bool interrupted = false;        // by Ctrl-C: a checkpoint was saved and the same command goes on from it
+  std::vector<std::string> notes;  // sentences the user should read: a smaller vocabulary, pairs left out
   std::vector<TrainPoint> curve;
 };
 
-// Trains, and leaves in options.out a model folder (see model.h), training.json and, until it is complete, a
-// checkpoint. Killed at any moment and started again with the same arguments it ends with the same bytes as an
-// uninterrupted run, when the stopping rule is steps or epochs. Throws heed::Error for options or data that do not fit.
+// Trains, and leaves in options.out a model folder (see model.h) and training.json. Work in progress, the new
+// vocabulary included, stays in out/checkpoint, which is removed when the model is complete; until then an older model
+// in the folder stays as it is. A source.spm that lies in the folder without a model is taken as the vocabulary;
+// otherwise one is trained. Seeds torch's global generator. Ctrl-C saves a checkpoint and returns.
+//
+// Killed at any moment and started again with the same arguments, it ends with the same bytes as an uninterrupted run,
+// when the stopping rule is steps, epochs or patience and the number of threads is the same. Throws heed::Error for
+// options or data that do not fit, a checkpoint made with others, and files that cannot be written.
 TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& options,
                   const std::function<void(const TrainProgress&)>& progress = {});
 

@@ -2,8 +2,6 @@
 #include "apps/translate/vocab.h"
 
 #include <heed/attention.h>
-#include <sentencepiece_processor.h>
-#include <sentencepiece_trainer.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,11 +17,12 @@
 #include <utility>
 
 #include "apps/translate/pairs.h"
+#include "apps/translate/pieces.h"
 
 namespace heed::translate {
 
 struct Vocab::Model {
-  sentencepiece::SentencePieceProcessor processor;
+  std::unique_ptr<Pieces> pieces;
   std::string bytes;
 };
 
@@ -34,21 +33,6 @@ namespace fs = std::filesystem;
 constexpr int64_t kMaxModelBytes = int64_t{64} << 20;
 constexpr int kByteIds = 256;
 constexpr int kSpecialIds = 4;
-
-// The lines at `order`, for SentencePiece's trainer.
-class Lines : public sentencepiece::SentenceIterator {
- public:
-  Lines(std::span<const std::string> lines, const std::vector<size_t>& order) : lines_(lines), order_(order) {}
-  bool done() const override { return at_ == order_.size(); }
-  void Next() override { at_++; }
-  const std::string& value() const override { return lines_[order_[at_]]; }
-  sentencepiece::util::Status status() const override { return {}; }
-
- private:
-  std::span<const std::string> lines_;
-  const std::vector<size_t>& order_;
-  size_t at_ = 0;
-};
 
 // The lines that are not blank, in order; if there are more than max_lines, that many of them by chance.
 std::vector<size_t> choose_lines(std::span<const std::string> lines, const VocabOptions& options) {
@@ -135,10 +119,8 @@ Vocab Vocab::train(std::span<const std::string> lines, const VocabOptions& optio
       {"max_sentence_length", "65536"},  // bytes; longer lines are left out
       {"num_threads", "4"},              // fixed: the sums of the unigram model depend on it
       {"minloglevel", "3"}};             // SentencePiece logs to stderr; what matters comes back as a status
-  Lines iterator(lines, order);
-  const auto status = sentencepiece::SentencePieceTrainer::Train(arguments, &iterator, &bytes);
-  if (!status.ok()) {
-    const std::string why = status.error_message();
+  const std::string why = pieces_module().train(arguments, lines, order, bytes);
+  if (!why.empty()) {
     if (why.find("required_chars") != std::string::npos || why.find("Vocabulary size") != std::string::npos) {
       throw Error(
           "A vocabulary of " + std::to_string(options.size) +
@@ -163,9 +145,8 @@ Vocab Vocab::from_bytes(std::string_view bytes, const std::string& name) {
   auto model = std::make_shared<Model>();
   model->bytes = bytes;
   // An empty model would parse: every field of it is optional.
-  const bool good = !bytes.empty() && model->processor.LoadFromSerializedProto(model->bytes).ok() &&
-                    model->processor.status().ok() && model->processor.GetPieceSize() > 0;
-  if (!good) {
+  if (!bytes.empty()) model->pieces = pieces_module().load(model->bytes);
+  if (!model->pieces) {
     throw Error(name + " is not a SentencePiece model, or is damaged (" + std::to_string(bytes.size()) + " bytes).");
   }
   return Vocab(std::move(model));
@@ -173,46 +154,46 @@ Vocab Vocab::from_bytes(std::string_view bytes, const std::string& name) {
 
 std::vector<int> Vocab::encode(std::string_view text) const {
   std::vector<int> ids;
-  const auto status = model_->processor.Encode({text.data(), text.size()}, &ids);
-  if (!status.ok()) throw Error("SentencePiece cannot encode the text: " + status.ToString());
+  const std::string why = model_->pieces->encode(text, ids);
+  if (!why.empty()) throw Error("SentencePiece cannot encode the text: " + why);
   return ids;
 }
 
 std::vector<std::string> Vocab::pieces(std::string_view text) const {
   std::vector<std::string> out;
-  const auto status = model_->processor.Encode({text.data(), text.size()}, &out);
-  if (!status.ok()) throw Error("SentencePiece cannot encode the text: " + status.ToString());
+  const std::string why = model_->pieces->encode(text, out);
+  if (!why.empty()) throw Error("SentencePiece cannot encode the text: " + why);
   return out;
 }
 
 std::string Vocab::decode(std::span<const int> ids) const {
   for (const int id : ids) piece(id);  // checks
   std::string text;
-  const auto status = model_->processor.Decode(std::vector<int>(ids.begin(), ids.end()), &text);
-  if (!status.ok()) throw Error("SentencePiece cannot decode the ids: " + status.ToString());
+  const std::string why = model_->pieces->decode(ids, text);
+  if (!why.empty()) throw Error("SentencePiece cannot decode the ids: " + why);
   return text;
 }
 
 std::string Vocab::decode(std::span<const std::string> pieces) const {
   std::string text;
-  const auto status = model_->processor.Decode(std::vector<std::string>(pieces.begin(), pieces.end()), &text);
-  if (!status.ok()) throw Error("SentencePiece cannot decode the pieces: " + status.ToString());
+  const std::string why = model_->pieces->decode(pieces, text);
+  if (!why.empty()) throw Error("SentencePiece cannot decode the pieces: " + why);
   return text;
 }
 
-int Vocab::size() const { return model_->processor.GetPieceSize(); }
+int Vocab::size() const { return model_->pieces->size(); }
 
 std::string Vocab::piece(int id) const {
   if (id < 0 || id >= size()) {
     throw Error("There is no piece " + std::to_string(id) + "; the vocabulary has " + std::to_string(size()) + ".");
   }
-  return model_->processor.IdToPiece(id);
+  return model_->pieces->piece(id);
 }
 
-int Vocab::id(const std::string& piece) const { return model_->processor.PieceToId(piece); }
+int Vocab::id(const std::string& piece) const { return model_->pieces->id(piece); }
 
 bool Vocab::has_fixed_ids() const {
-  const auto& p = model_->processor;
+  const Pieces& p = *model_->pieces;
   return p.pad_id() == kPad && p.unk_id() == kUnk && p.bos_id() == kBos && p.eos_id() == kEos;
 }
 

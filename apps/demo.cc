@@ -1,0 +1,303 @@
+// The demo, in the order a reader sees it: explain, collect, train, measure, translate, show.
+#include "apps/demo.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <memory>
+
+#include "apps/explain.h"
+#include "apps/info.h"
+#include "apps/output.h"
+#include "apps/page.h"
+#include "apps/program.h"
+#include "apps/progress.h"
+#include "apps/terminal.h"
+#include "apps/translate/commands.h"
+#include "apps/translate/debian.h"
+#include "apps/translate/infer.h"
+#include "apps/translate/metrics.h"
+#include "apps/translate/train.h"
+#include "apps/translate/utf8.h"
+#include "libtorch/files.h"
+
+namespace heed::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kExamples = 10;
+constexpr int kFewestWords = 3, kMostWords = 10;
+constexpr double kHeldOut = 1000;  // pairs, about: enough for BLEU to stand still, few enough to translate in seconds
+constexpr int kBeam = 4;
+constexpr int64_t kValidateEvery = 50;  // steps: some twenty points on the curve
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+std::string fixed(double x, int decimals) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", decimals, x);
+  return text;
+}
+
+std::string count(size_t n) { return thousands(static_cast<long long>(n)); }
+
+// FNV-1a, 64 bits, so that the order of the examples does not depend on the standard library.
+uint64_t hash_bytes(std::string_view bytes) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (unsigned char byte : bytes) hash = (hash ^ byte) * 0x100000001b3u;
+  // FNV's high bits hardly know the last letters; spread them.
+  hash = (hash ^ (hash >> 31)) * 0x94d049bb133111ebu;
+  return hash ^ (hash >> 29);
+}
+
+int count_words(std::string_view text) {
+  int words = 0;
+  bool inside = false;
+  for (char32_t c : translate::decode_utf8(text)) {
+    const bool space = translate::is_space(c);
+    words += !space && !inside;
+    inside = !space;
+  }
+  return words;
+}
+
+std::vector<std::string> sources_of(std::span<const translate::Pair> pairs) {
+  std::vector<std::string> list;
+  for (const translate::Pair& pair : pairs) list.push_back(pair.source);
+  return list;
+}
+
+std::vector<std::string> targets_of(std::span<const translate::Pair> pairs) {
+  std::vector<std::string> list;
+  for (const translate::Pair& pair : pairs) list.push_back(pair.target);
+  return list;
+}
+
+class Demo {
+ public:
+  explicit Demo(const DemoOptions& options)
+      : options_(options),
+        work_(options.work.empty() ? (fs::path(options.out) / "work").string() : options.work),
+        terminal_(terminal(1)),
+        style_{terminal_.colour} {}
+
+  int run() {
+    const double start = now();
+    make_folder(options_.out);
+    make_folder(work_);
+    step("The three steps of attention");
+    page_.explanation = explain("hello world", "AI and deep learning");
+    print(describe(page_.explanation, terminal_));
+
+    step("Sentence pairs from Debian's translated programs");
+    collect();
+    step("Training an encoder-decoder with additive attention (Bahdanau et al. 2015)");
+    if (!learn()) return kInterrupted;
+    step("Measuring on the held-out pairs");
+    measure();
+    step("Ten held-out messages");
+    show_examples();
+
+    page_.facts.push_back({"The whole demo", duration(now() - start)});
+    const std::string file = (fs::path(options_.out) / "index.html").string();
+    nn::write_file(file, render_page(page_));
+    print("\n" + style_.bold("Open " + file) + " for where each word came from. All of it took " +
+          duration(now() - start) + ".\n");
+    return kOk;
+  }
+
+ private:
+  void step(const std::string& title) {
+    print("\n" + style_.accent(style_.bold(std::to_string(++steps_) + "  " + title)) + "\n\n");
+  }
+
+  static void make_folder(const std::string& path) {
+    std::error_code error;
+    fs::create_directories(path, error);
+    if (error) throw Error("cannot make the folder " + path + ": " + error.message());
+  }
+
+  void collect() {
+    const std::string folder = (fs::path(work_) / "debian").string();
+    make_folder(folder);
+    Progress bar("Collecting");
+    const translate::DebianText text = translate::collect_debian(
+        translate::kDemoPackages, folder, [&](const std::string& package, int64_t done, int64_t total) {
+          bar.update([&] {
+            return ProgressState{static_cast<double>(done) / static_cast<double>(std::max<int64_t>(total, 1)),
+                                 {package}};
+          });
+        });
+    for (const translate::DebianPackage& package : text.packages) {
+      bar.note(package.name + ": " + thousands(package.catalogues) + " catalogues, " + thousands(package.messages) +
+               " messages, " + thousands(package.pairs) + " pairs fit to learn from");
+      page_.facts.push_back({package.name, package.file + ": " + thousands(package.pairs) + " pairs"});
+    }
+    if (text.pairs.empty()) throw Error("the Debian packages gave no sentence pairs; is the archive reachable?");
+    split_ = translate::split_pairs(text.pairs, std::min(0.1, kHeldOut / static_cast<double>(text.pairs.size())));
+    if (split_.held_out.empty()) throw Error("too few sentence pairs to hold some out: " + count(text.pairs.size()));
+    bar.done(count(text.pairs.size()) + " pairs: " + count(split_.train.size()) + " to learn from, " +
+             count(split_.held_out.size()) + " held out for measuring. Messages that differ only in case, digits or " +
+             "punctuation are never on both sides.");
+  }
+
+  // False if Ctrl-C stopped it.
+  bool learn() {
+    train_.out = (fs::path(work_) / "model").string();
+    train_.minutes = options_.minutes;
+    train_.seed = options_.seed;
+    train_.patience = 0;  // the time is the limit
+    train_.model.arch = "rnn";
+    train_.model.layers = 1;
+    train_.resume = false;  // each demo is a whole one
+    train_.validate_every = kValidateEvery;
+    Progress bar("Training");
+    result_ = translate::train(split_.train, {}, train_, translate::show_training(bar));
+    if (result_.interrupted) {
+      bar.done("Interrupted. The next demo trains from the start, with the pairs that are here already.");
+      return false;
+    }
+    for (const std::string& note : result_.notes) bar.note(note);
+    bar.done(translate::training_summary(result_, train_));
+    for (const translate::TrainPoint& p : result_.curve) page_.curve.push_back({p.seconds, p.train_loss, p.valid_loss});
+    return true;
+  }
+
+  void measure() {
+    translator_ = std::make_unique<translate::Translator>(translate::Translator::load(train_.out));
+    const std::vector<std::string> sources = sources_of(split_.held_out), references = targets_of(split_.held_out);
+    const double start = now();
+    Progress bar("Translating");
+    std::vector<std::string> outputs;
+    for (translate::Translation& t : translator_->translate(sources, {.beam = kBeam}, [&](int64_t done) {
+           const double share = static_cast<double>(done) / static_cast<double>(sources.size());
+           bar.update([&] {
+             return ProgressState{
+                 share, {thousands(done) + " sentences"}, share > 0 ? (now() - start) * (1 / share - 1) : -1};
+           });
+         })) {
+      outputs.push_back(std::move(t.text));
+    }
+    const double seconds = now() - start;
+    const auto score = [&](const std::string& name, const std::vector<std::string>& texts) {
+      page_.scores.push_back({name, translate::bleu(texts, references).score, translate::chrf(texts, references)});
+    };
+    score("Heed", outputs);
+    score("Copying the source", sources);
+    bar.done(count(sources.size()) + " sentences in " + duration(seconds) + ", " +
+             fixed(static_cast<double>(sources.size()) / std::max(seconds, 1e-9), 1) + " a second, beam " +
+             std::to_string(kBeam));
+    std::string table = pad_right("", 22) + "  BLEU    chrF\n";
+    for (const PageScore& s : page_.scores) {
+      table += pad_right(s.name, 22) + pad_left(fixed(s.bleu, 2), 6) + pad_left(fixed(s.chrf, 2), 8) + "\n";
+    }
+    print("\n" + table);
+  }
+
+  void show_examples() {
+    const std::vector<translate::Pair> examples = choose_examples(split_.held_out, kExamples);
+    const std::vector<translate::Translation> translations =
+        translator_->translate(sources_of(examples), {.beam = kBeam, .attention = true});
+    for (size_t i = 0; i < examples.size(); ++i) {
+      const translate::Translation& t = translations[i];
+      page_.translations.push_back(
+          {examples[i].source, examples[i].target, t.text, t.source_pieces, t.target_pieces, t.attention});
+      const auto line = [&](const char* name, const std::string& text) {
+        print("  " + style_.faint(pad_right(name, 12)) + printable(text, terminal_.unicode) + "\n");
+      };
+      line("source", examples[i].source);
+      print("  " + style_.faint(pad_right("Heed", 12)) + style_.bold(printable(t.text, terminal_.unicode)) + "\n");
+      line("reference", examples[i].target);
+      print("\n");
+    }
+    describe_work(examples.size());
+  }
+
+  // The page's words about what was done.
+  void describe_work(size_t examples) {
+    const Info machine = info();
+    page_.title = "English to German, learned in " + duration(result_.seconds);
+    page_.lead = "A small encoder-decoder with additive attention knew no word of either language. It was shown " +
+                 count(split_.train.size()) +
+                 " messages of free software with their German translations, on this machine, and then asked for "
+                 "messages it had never seen.";
+    page_.scores_note =
+        "Measured on " + count(split_.held_out.size()) +
+        " held-out messages; none differs from a message in training only by case, digits or punctuation. "
+        "BLEU (13a, mixed case) and chrF2 as sacrebleu computes them, from 0 to 100, more is better. Copying the "
+        "source "
+        "scores above zero because names and numbers stay.";
+    page_.translations_note = "The first " + std::to_string(examples) + " held-out messages of " +
+                              std::to_string(kFewestWords) + " to " + std::to_string(kMostWords) +
+                              " words in the order of a hash of their text: nobody picked them.";
+    std::vector<PageFact> facts = {
+        {"Model", "two-way GRU, additive attention, GRU (Bahdanau, Cho, Bengio 2015)"},
+        {"Parameters", thousands(result_.parameters)},
+        {"Vocabulary", "up to " + thousands(train_.model.vocab) + " subword pieces, shared by both languages"},
+        {"Learned from", thousands(result_.train_pairs) + " pairs; " + thousands(result_.validation_pairs) +
+                             " more for validation only"},
+        {"Training", duration(result_.seconds) + ", " + thousands(result_.steps) + " steps, " +
+                         thousands(result_.target_tokens) + " target tokens, best validation loss " +
+                         fixed(result_.best_valid_loss, 3)},
+        {"Search", "beam of " + std::to_string(kBeam)},
+        {"Seed", std::to_string(options_.seed)},
+        {"Processor", machine.cpu + ", " + std::to_string(machine.torch_threads) +
+                          (machine.torch_threads == 1 ? " thread" : " threads") + ", SIMD target " + machine.target},
+        {"Software", "heed " + machine.version + ", LibTorch " + machine.torch + ", BLAS " + machine.blas}};
+    // The packages, noted when they were collected, come last.
+    facts.insert(facts.end(), page_.facts.begin(), page_.facts.end());
+    page_.facts = std::move(facts);
+  }
+
+  const DemoOptions options_;
+  const std::string work_;
+  const Terminal terminal_;
+  const Style style_;
+  int steps_ = 0;
+  Page page_;
+  translate::Split split_;
+  translate::TrainOptions train_;
+  translate::TrainResult result_;
+  std::unique_ptr<translate::Translator> translator_;
+};
+
+}  // namespace
+
+std::vector<translate::Pair> choose_examples(std::span<const translate::Pair> pairs, size_t count) {
+  std::vector<translate::Pair> fit;
+  for (const translate::Pair& pair : pairs) {
+    const int words = count_words(pair.source);
+    if (words >= kFewestWords && words <= kMostWords) fit.push_back(pair);
+  }
+  std::stable_sort(fit.begin(), fit.end(), [](const translate::Pair& a, const translate::Pair& b) {
+    return hash_bytes(a.source) < hash_bytes(b.source);
+  });
+  if (fit.size() > count) fit.resize(count);
+  return fit;
+}
+
+int demo(const DemoOptions& options) { return Demo(options).run(); }
+
+void add_demo(Program& program) {
+  CLI::App* command = program.heed.add_subcommand("demo", "Train and look at a translation model in about six minutes");
+  auto o = std::make_shared<DemoOptions>();
+  command->add_option("--out", o->out, "The folder of the page, index.html")->type_name("DIR")->capture_default_str();
+  command->add_option("--work", o->work, "The folder of the downloads and the model; without it OUT/work")
+      ->type_name("DIR");
+  command->add_option("--minutes", o->minutes, "Minutes of training")
+      ->type_name("N")
+      ->check(between(0.05, 1e5))
+      ->capture_default_str();
+  command->add_option("--seed", o->seed, "Seed of everything random")->type_name("N")->capture_default_str();
+  command->footer(
+      "Downloads message catalogues of Debian packages (a few MB, by apt-get download; nothing is installed), trains "
+      "on\n"
+      "them, measures, and writes a page with the alignments. A second run uses the downloads of the first.\n\n"
+      "Example:\n"
+      "  heed demo --minutes 1");
+  run_with(program, command, o, demo);
+}
+
+}  // namespace heed::app

@@ -1,0 +1,143 @@
+// Encoding, grouping by length, and padding.
+#include "apps/translate/batches.h"
+
+#include <heed/attention.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <utility>
+
+namespace heed::translate {
+namespace {
+
+std::string grouped(int64_t n) {
+  std::string text = std::to_string(n);
+  for (auto at = static_cast<int64_t>(text.size()) - 3; at > 0; at -= 3) text.insert(static_cast<size_t>(at), 1, ',');
+  return text;
+}
+
+int64_t length(const std::vector<int32_t>& ids) { return static_cast<int64_t>(ids.size()); }
+
+// Mixes two numbers into a seed (splitmix64's finaliser), so that neighbouring epochs share nothing.
+uint64_t mix(uint64_t seed, uint64_t epoch) {
+  uint64_t x = seed + 0x9E3779B97F4A7C15u * (epoch + 1);
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+// Fisher and Yates with our own bounded numbers: what std::shuffle and the standard distributions give is up to the
+// library, and a resumed run may be linked against another.
+template <class T>
+void shuffle(std::vector<T>& items, std::mt19937_64& random) {
+  for (uint64_t i = items.size(); i > 1; --i) {
+    const uint64_t limit = UINT64_MAX - UINT64_MAX % i;  // rejects what would favour small numbers
+    uint64_t x = random();
+    while (x >= limit) x = random();
+    std::swap(items[i - 1], items[x % i]);
+  }
+}
+
+}  // namespace
+
+std::string Examples::summary() const {
+  std::string text = grouped(static_cast<int64_t>(examples.size())) + " pairs";
+  if (too_long > 0) text += "; " + grouped(too_long) + " longer than " + grouped(max_pieces) + " pieces left out";
+  if (empty > 0) text += "; " + grouped(empty) + " with an empty side left out";
+  return text;
+}
+
+Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_t max_pieces) {
+  Examples result;
+  result.max_pieces = max_pieces;
+  result.examples.reserve(pairs.size());
+  for (const Pair& pair : pairs) {
+    const std::vector<int> source = vocab.encode(pair.source), target = vocab.encode(pair.target);
+    if (source.empty() || target.empty()) {
+      ++result.empty;
+    } else if (static_cast<int64_t>(std::max(source.size(), target.size())) > max_pieces) {
+      ++result.too_long;
+    } else {
+      Example example{{source.begin(), source.end()}, {static_cast<int32_t>(kBos)}};
+      example.source.push_back(static_cast<int32_t>(kEos));
+      example.target.insert(example.target.end(), target.begin(), target.end());
+      example.target.push_back(static_cast<int32_t>(kEos));
+      result.examples.push_back(std::move(example));
+    }
+  }
+  return result;
+}
+
+Batch make_batch(const std::vector<Example>& examples, std::span<const int64_t> indices) {
+  Batch batch;
+  int64_t widest_source = 0, widest_target = 0;
+  for (const int64_t i : indices) {
+    const Example& example = examples.at(static_cast<size_t>(i));
+    batch.source_lengths.push_back(length(example.source));
+    batch.target_lengths.push_back(length(example.target) - 1);
+    widest_source = std::max(widest_source, batch.source_lengths.back());
+    widest_target = std::max(widest_target, batch.target_lengths.back());
+  }
+  const auto rows = static_cast<int64_t>(indices.size());
+  batch.source = torch::full({rows, widest_source}, kPad, torch::kInt64);
+  batch.target_in = torch::full({rows, widest_target}, kPad, torch::kInt64);
+  batch.target_out = torch::full({rows, widest_target}, kPad, torch::kInt64);
+  for (int64_t row = 0; row < rows; ++row) {
+    const Example& example = examples[static_cast<size_t>(indices[static_cast<size_t>(row)])];
+    std::copy(example.source.begin(), example.source.end(), batch.source.data_ptr<int64_t>() + row * widest_source);
+    std::copy(example.target.begin(), example.target.end() - 1,
+              batch.target_in.data_ptr<int64_t>() + row * widest_target);
+    std::copy(example.target.begin() + 1, example.target.end(),
+              batch.target_out.data_ptr<int64_t>() + row * widest_target);
+  }
+  return batch;
+}
+
+std::vector<int64_t> shuffled(int64_t n, uint64_t seed) {
+  std::vector<int64_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::mt19937_64 random(mix(seed, 0));
+  shuffle(order, random);
+  return order;
+}
+
+std::vector<std::vector<int64_t>> make_batches(const std::vector<Example>& examples, int64_t batch_tokens,
+                                               uint64_t seed, int64_t epoch) {
+  if (batch_tokens < 1) {
+    throw Error("batch_tokens is " + std::to_string(batch_tokens) + "; a batch needs room for 1 token at least");
+  }
+  std::mt19937_64 random(mix(seed, static_cast<uint64_t>(epoch) + 1));
+  std::vector<int64_t> order(examples.size());
+  std::iota(order.begin(), order.end(), int64_t{0});
+  shuffle(order, random);
+  const auto lengths = [&](int64_t i) {
+    const Example& example = examples[static_cast<size_t>(i)];
+    return std::pair(example.target.size(), example.source.size());
+  };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return lengths(a) < lengths(b); });
+
+  std::vector<std::vector<int64_t>> batches;
+  int64_t widest_source = 0, widest_target = 0;
+  for (const int64_t i : order) {
+    const Example& example = examples[static_cast<size_t>(i)];
+    const int64_t source = std::max(widest_source, length(example.source));
+    const int64_t target = std::max(widest_target, length(example.target) - 1);
+    // Sources may be half as long again as targets before they make the batch smaller.
+    const int64_t rows = batches.empty() ? 0 : static_cast<int64_t>(batches.back().size()) + 1;
+    if (batches.empty() || rows * target > batch_tokens || 2 * rows * source > 3 * batch_tokens) {
+      batches.emplace_back();
+      widest_source = length(example.source);
+      widest_target = length(example.target) - 1;
+    } else {
+      widest_source = source;
+      widest_target = target;
+    }
+    batches.back().push_back(i);
+  }
+  shuffle(batches, random);
+  return batches;
+}
+
+}  // namespace heed::translate

@@ -1,0 +1,404 @@
+// The translate task's commands: arguments in, words and exit codes out.
+#include "apps/translate/commands.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "apps/lines.h"
+#include "apps/output.h"
+#include "apps/terminal.h"
+#include "apps/translate/infer.h"
+#include "apps/translate/metrics.h"
+#include "apps/translate/pairs.h"
+#include "apps/translate/train.h"
+#include "apps/translate/utf8.h"
+#include "libtorch/files.h"
+
+namespace heed::translate {
+namespace {
+
+using app::between;
+using app::thousands;
+using app::UsageError;
+
+constexpr int64_t kLinesAtOnce = 1000;  // of standard input, sorted by length among themselves to fill batches
+
+std::string fixed(double x, int decimals) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", decimals, x);
+  return text;
+}
+
+void say(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
+
+// Throws heed::Error if a file cannot be made at this path for lack of its folder. An empty path is no file.
+void check_folder_of(const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  std::error_code ignored;
+  if (!folder.empty() && !std::filesystem::is_directory(folder, ignored)) {
+    throw Error("cannot write " + path + ": there is no folder " + folder.string());
+  }
+}
+
+// Where sentence pairs come from: any number of pair files, or two files line by line.
+struct PairSource {
+  std::vector<std::string> files;
+  std::string source, target;
+  bool given() const { return !files.empty() || !source.empty() || !target.empty(); }
+};
+
+// Options --<prefix>pairs, --<prefix>source and --<prefix>target, or for validation --valid, --valid-source and so on.
+void add_pair_options(CLI::App* command, PairSource& pairs, const std::string& what, const std::string& files,
+                      const std::string& source, const std::string& target) {
+  auto* files_option =
+      command->add_option(files, pairs.files, what + ": .tsv (source TAB target), .po or .mo, or with .gz; may repeat")
+          ->type_name("FILE");
+  auto* source_option =
+      command->add_option(source, pairs.source, what + ": source sentences, one per line")->type_name("FILE");
+  auto* target_option =
+      command->add_option(target, pairs.target, what + ": their translations, line by line")->type_name("FILE");
+  source_option->needs(target_option);
+  target_option->needs(source_option);
+  files_option->excludes(source_option)->excludes(target_option);
+}
+
+std::vector<Pair> read(const PairSource& source) {
+  std::vector<Pair> pairs;
+  const auto add = [&](const std::string& name, PairFile file) {
+    say(name + ": " + file.summary());
+    pairs.insert(pairs.end(), std::make_move_iterator(file.pairs.begin()), std::make_move_iterator(file.pairs.end()));
+  };
+  for (const std::string& path : source.files) add(path, read_pairs(path));
+  if (!source.source.empty()) add(source.source + ", " + source.target, read_lines(source.source, source.target));
+  return pairs;
+}
+
+// ---- heed train translate ----
+
+struct TrainArguments {
+  PairSource pairs, validation;
+  TrainOptions options;
+  bool fresh = false;
+  bool only_transformer = false, only_rnn = false;
+};
+
+int train_command(const TrainArguments& arguments) {
+  TrainOptions options = arguments.options;
+  const bool rnn = options.model.arch == "rnn";
+  if (rnn && arguments.only_transformer) throw UsageError("--heads, --layers and --ffn are for --arch transformer");
+  if (!rnn && arguments.only_rnn) throw UsageError("--hidden is for --arch rnn");
+  if (!arguments.pairs.given()) throw UsageError("give --pairs FILE, or --source FILE and --target FILE");
+  if (rnn) options.model.layers = 1;
+  options.resume = !arguments.fresh;
+
+  const std::vector<Pair> pairs = read(arguments.pairs);
+  const std::vector<Pair> validation = read(arguments.validation);
+  app::Progress bar("Training");
+  const TrainResult result = train(pairs, validation, options, show_training(bar));
+  for (const std::string& note : result.notes) bar.note(note);
+  bar.done(training_summary(result, options));
+  return result.interrupted ? app::kInterrupted : app::kOk;
+}
+
+void add_train(app::Program& program) {
+  CLI::App* command = program.train.add_subcommand("translate", "Train a translation model on sentence pairs");
+  auto a = std::make_shared<TrainArguments>();
+  TrainOptions& o = a->options;
+  ModelConfig& m = o.model;
+  add_pair_options(command, a->pairs, "Pairs to train on", "--pairs", "--source", "--target");
+  add_pair_options(command, a->validation, "Pairs to validate on", "--valid", "--valid-source", "--valid-target");
+  command->add_option("--out", o.out, "The model's folder; made if it is not there")->required()->type_name("DIR");
+  command->add_option("--arch", m.arch, "rnn (GRU with additive attention) or transformer")
+      ->check(CLI::IsMember({"rnn", "transformer"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+
+  const auto number = [&](const char* name, auto& value, double low, double high, const char* what) {
+    return command->add_option(name, value, what)->type_name("N")->check(between(low, high))->capture_default_str();
+  };
+  number("--minutes", o.minutes, 0, 1e6, "Stop after this many minutes of training; 0: no limit")
+      ->group("When to stop");
+  number("--epochs", o.epochs, 0, app::kAnyCount, "Stop after this many passes over the pairs; 0: no limit")
+      ->group("When to stop");
+  number("--steps", o.steps, 0, app::kAnyCount, "Stop after this many steps; 0: no limit")->group("When to stop");
+  number("--patience", o.patience, 0, app::kAnyCount,
+         "Stop after this many validations without a better loss; 0: never")
+      ->group("When to stop");
+
+  number("--vocab", m.vocab, 300, 1e6, "Subword pieces, shared by both languages")->group("Model");
+  number("--dim", m.dim, 1, 65536, "Width of the embeddings, and of the Transformer")->group("Model");
+  auto* hidden = number("--hidden", m.hidden, 1, 65536, "rnn: units of each GRU and of the attention");
+  auto* heads = number("--heads", m.heads, 1, 1024, "transformer: attention heads; must divide --dim");
+  auto* layers = number("--layers", m.layers, 1, 1024, "transformer: layers in the encoder and in the decoder");
+  auto* ffn = number("--ffn", m.ffn, 1, 1e6, "transformer: width of the feed-forward layers");
+  for (auto* option : {hidden, heads, layers, ffn}) option->group("Model");
+  number("--dropout", m.dropout, 0, 0.99, "Share of activations dropped in training")->group("Model");
+  command->add_flag("--lowercase", o.lowercase, "Train on lower-cased text")->group("Model");
+
+  number("--batch-tokens", o.batch_tokens, 1, 1e9, "Target tokens in a batch")->group("Training");
+  number("--lr", o.learning_rate, 0, 100, "Peak learning rate of AdamW")->group("Training");
+  number("--warmup", o.warmup, 0, app::kAnyCount, "Steps until the peak")->group("Training");
+  number("--label-smoothing", o.label_smoothing, 0, 0.99, "Probability spread over the other pieces")
+      ->group("Training");
+  number("--weight-decay", o.weight_decay, 0, 100, "AdamW's weight decay")->group("Training");
+  number("--clip", o.clip, 0, 1e9, "Largest norm of the gradient")->group("Training");
+  number("--average", o.average, 0, 1000,
+         "The model is a running mean of the weights over the last 1/N of the steps; 0: off")
+      ->group("Training");
+  number("--validate-every", o.validate_every, 0, app::kAnyCount, "Steps between validations; 0: once an epoch")
+      ->group("Training");
+  number("--valid-pairs", o.valid_pairs, 0, app::kAnyCount, "Pairs held out for validation when --valid is not given")
+      ->group("Training");
+  number("--checkpoint-seconds", o.checkpoint_seconds, 1, 86400, "Longest time between checkpoints")->group("Training");
+  number("--seed", o.seed, 0, 1.8e19, "Seed of everything random: the same seed gives the same model")
+      ->group("Training");
+  command->add_flag("--fresh", a->fresh, "Start anew, even if the folder holds a checkpoint to go on from")
+      ->group("Training");
+  command->footer(
+      "The learning rate falls to 0 towards the end that --minutes, --epochs or --steps set, so give one of them; "
+      "without\n"
+      "one, --patience ends it. A run that is stopped, by Ctrl-C or a kill, goes on from its last checkpoint when the\n"
+      "same command is given again. A good model in the folder stays until a whole new one takes its place.\n\n"
+      "Examples:\n"
+      "  heed train translate --pairs deu.tsv --out model --minutes 30\n"
+      "  heed train translate --source train.en --target train.de --valid-source val.en --valid-target val.de \\\n"
+      "      --arch transformer --out model --epochs 20\n"
+      "  heed translate model < english.txt > german.txt");
+  command->callback([&program, a, hidden, heads, layers, ffn] {
+    a->only_transformer = heads->count() + layers->count() + ffn->count() > 0;
+    a->only_rnn = hidden->count() > 0;
+    program.chosen = [a] { return train_command(*a); };
+  });
+}
+
+// ---- Options of search, for translate and eval ----
+
+void add_search_options(CLI::App* command, SearchOptions& o) {
+  command->add_option("--beam", o.beam, "Hypotheses kept at each step; 1 is greedy and fastest")
+      ->type_name("N")
+      ->check(between(1, 1000))
+      ->capture_default_str();
+  command
+      ->add_option("--length-penalty", o.length_penalty, "Scores are divided by length to this power; more is longer")
+      ->type_name("X")
+      ->check(between(0, 10))
+      ->capture_default_str();
+  command->add_option("--max-length", o.max_length, "Pieces in a translation; 0: twice the source and ten, at most 256")
+      ->type_name("N")
+      ->check(between(0, 100000))
+      ->capture_default_str();
+  command->add_option("--batch", o.batch_tokens, "Source tokens times beam in a batch: speed against memory")
+      ->type_name("N")
+      ->check(between(1, 1e9))
+      ->capture_default_str();
+}
+
+// ---- heed translate ----
+
+struct TranslateArguments {
+  std::string dir, attention;
+  SearchOptions search;
+};
+
+int translate_command(const TranslateArguments& arguments) {
+  // What is only written at the end is looked at first, before an hour of translating is lost.
+  check_folder_of(arguments.attention);
+  const Translator translator = Translator::load(arguments.dir);
+  SearchOptions search = arguments.search;
+  search.attention = !arguments.attention.empty();
+  std::vector<Translation> all;  // kept for --attention only
+  int64_t invalid = 0, too_long = 0;
+  app::LineReader reader(STDIN_FILENO, kMaxLineBytes);
+  for (;;) {
+    std::vector<app::LineReader::Line> lines = reader.read(kLinesAtOnce);
+    if (lines.empty()) break;
+    std::vector<std::string> sentences;
+    for (app::LineReader::Line& line : lines) {
+      if (line.too_long) ++too_long;
+      if (!is_utf8(line.text)) {
+        ++invalid;
+        line.text = encode_utf8(decode_utf8(line.text));
+      }
+      std::replace(line.text.begin(), line.text.end(), '\0', ' ');
+      sentences.push_back(std::move(line.text));
+    }
+    std::vector<Translation> translations = translator.translate(sentences, search);
+    std::string text;
+    for (const Translation& t : translations) text += t.text + "\n";
+    app::print(text);
+    if (search.attention) std::move(translations.begin(), translations.end(), std::back_inserter(all));
+  }
+  if (search.attention) nn::write_file(arguments.attention, attention_json(all));
+  const auto lines = [](int64_t n) { return thousands(n) + (n == 1 ? " line" : " lines"); };
+  if (invalid > 0) say("heed: " + lines(invalid) + " had bytes that are not UTF-8; they were read as U+FFFD");
+  if (too_long > 0) {
+    say("heed: " + lines(too_long) + " had more than " + thousands(kMaxLineBytes) +
+        " bytes and came out empty; give one sentence per line");
+  }
+  return app::kOk;
+}
+
+void add_translate(app::Program& program) {
+  CLI::App* command =
+      program.heed.add_subcommand("translate", "Translate standard input, one sentence per line, to standard output");
+  auto a = std::make_shared<TranslateArguments>();
+  command->add_option("DIR", a->dir, "The folder of a trained model")->required()->type_name(" ");
+  add_search_options(command, a->search);
+  command->add_option("--attention", a->attention, "Also write where each piece looked, as JSON")->type_name("FILE");
+  command->footer(
+      "Every line gives one line. An empty line stays empty; a line of more than 5,000 bytes gives an empty one.\n\n"
+      "Examples:\n"
+      "  heed translate model < english.txt > german.txt\n"
+      "  echo \"The file could not be opened.\" | heed translate model --attention attention.json");
+  app::run_with(program, command, a, translate_command);
+}
+
+// ---- heed eval translate ----
+
+struct EvalArguments {
+  std::string dir, output;
+  PairSource pairs;
+  SearchOptions search;
+  bool lowercase = false, json = false;
+  std::string tokenize = "13a";
+};
+
+struct Measured {
+  Bleu bleu;
+  double chrf = 0;
+};
+
+nlohmann::json to_json(const Measured& m) {
+  return {{"bleu", m.bleu.score},      {"precisions", m.bleu.precisions}, {"brevity_penalty", m.bleu.brevity_penalty},
+          {"hyp_len", m.bleu.hyp_len}, {"ref_len", m.bleu.ref_len},       {"chrf", m.chrf}};
+}
+
+std::string table_row(const std::string& name, const Measured& m) {
+  std::string precisions;
+  for (double p : m.bleu.precisions) precisions += (precisions.empty() ? "" : "/") + fixed(p, 1);
+  return app::pad_right(name, 20) + app::pad_left(fixed(m.bleu.score, 2), 7) + app::pad_left(fixed(m.chrf, 2), 8) +
+         "   " + app::pad_right(precisions, 21) + app::pad_left(fixed(m.bleu.brevity_penalty, 3), 7) +
+         app::pad_left(thousands(m.bleu.hyp_len) + "/" + thousands(m.bleu.ref_len), 18) + "\n";
+}
+
+int eval_command(const EvalArguments& arguments) {
+  if (!arguments.pairs.given()) throw UsageError("give --pairs FILE, or --source FILE and --target FILE");
+  check_folder_of(arguments.output);
+  const Translator translator = Translator::load(arguments.dir);
+  const std::vector<Pair> pairs = read(arguments.pairs);
+  std::vector<std::string> sources, references, outputs;
+  for (const Pair& pair : pairs) {
+    sources.push_back(pair.source);
+    references.push_back(pair.target);
+  }
+
+  const auto start = std::chrono::steady_clock::now();
+  const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+  app::Progress bar("Translating");
+  const double total = static_cast<double>(pairs.size());
+  const auto translations = translator.translate(sources, arguments.search, [&](int64_t done) {
+    bar.update([&] {
+      const double seconds = elapsed(), rate = static_cast<double>(done) / std::max(seconds, 1e-9);
+      return app::ProgressState{static_cast<double>(done) / total,
+                                {thousands(done) + " sentences", fixed(rate, 1) + "/s"},
+                                done > 0 ? (total - static_cast<double>(done)) / rate : -1};
+    });
+  });
+  const double seconds = elapsed();
+  for (const Translation& t : translations) outputs.push_back(t.text);
+  if (!arguments.output.empty()) {
+    std::string text;
+    for (const std::string& line : outputs) text += line + "\n";
+    nn::write_file(arguments.output, text);
+  }
+
+  const BleuOptions options{arguments.lowercase,
+                            arguments.tokenize == "none" ? BleuOptions::Tokenize::kNone : BleuOptions::Tokenize::k13a};
+  const Measured ours{bleu(outputs, references, options), chrf(outputs, references)};
+  const Measured copy{bleu(sources, references, options), chrf(sources, references)};
+  const double rate = total / std::max(seconds, 1e-9);
+  bar.done(thousands(static_cast<long long>(pairs.size())) + " sentences in " + app::duration(seconds) + ", " +
+           fixed(rate, 1) + " a second");
+  if (arguments.json) {
+    app::print(nlohmann::json{{"pairs", pairs.size()},
+                              {"model", to_json(ours)},
+                              {"copy", to_json(copy)},
+                              {"seconds", seconds},
+                              {"sentences_per_second", rate},
+                              {"beam", arguments.search.beam},
+                              {"length_penalty", arguments.search.length_penalty},
+                              {"lowercase", arguments.lowercase},
+                              {"tokenize", arguments.tokenize}}
+                   .dump(2) +
+               "\n");
+    return app::kOk;
+  }
+  app::print(app::pad_right("", 20) + "   BLEU    chrF   1- to 4-grams, %        brevity  tokens (ours/ref)\n" +
+             table_row("model", ours) + table_row("copying the source", copy));
+  return app::kOk;
+}
+
+void add_eval(app::Program& program) {
+  CLI::App* command = program.eval.add_subcommand("translate", "Measure a translation model on sentence pairs");
+  auto a = std::make_shared<EvalArguments>();
+  command->add_option("DIR", a->dir, "The folder of a trained model")->required()->type_name(" ");
+  add_pair_options(command, a->pairs, "Pairs to measure on", "--pairs", "--source", "--target");
+  command->add_flag("--lowercase", a->lowercase, "Compare lower-cased text in BLEU (sacrebleu -lc)");
+  command->add_option("--tokenize", a->tokenize, "13a: plain text; none: text that is already tokenised")
+      ->check(CLI::IsMember({"13a", "none"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  add_search_options(command, a->search);
+  command->add_option("--output", a->output, "Also write the translations, one per line")->type_name("FILE");
+  command->add_flag("--json", a->json, "Print the numbers as JSON");
+  command->footer(
+      "BLEU and chrF are sacrebleu's corpus_bleu and corpus_chrf, from 0 to 100, more is better. Beside the model\n"
+      "stands what copying the source would score.\n\n"
+      "Examples:\n"
+      "  heed eval translate model --pairs test.tsv\n"
+      "  heed eval translate model --source test.en --target test.de --lowercase --json");
+  app::run_with(program, command, a, eval_command);
+}
+
+}  // namespace
+
+std::function<void(const TrainProgress&)> show_training(app::Progress& bar) {
+  return [&bar](const TrainProgress& p) {
+    if (p.validated != nullptr) {
+      bar.note("step " + thousands(p.validated->step) + "  training loss " + fixed(p.validated->train_loss, 3) +
+               "  validation loss " + fixed(p.validated->valid_loss, 3) + "  after " + app::duration(p.seconds));
+    }
+    bar.update([&] {
+      return app::ProgressState{
+          p.fraction,
+          {"step " + thousands(p.step), "loss " + fixed(p.loss, 3),
+           thousands(std::llround(p.tokens_per_second)) + " tokens/s", "epoch " + fixed(p.epoch, 1)},
+          p.seconds_left};
+    });
+  };
+}
+
+std::string training_summary(const TrainResult& result, const TrainOptions& options) {
+  const std::string steps = thousands(result.steps) + " steps";
+  if (result.interrupted) {
+    return "Interrupted after " + steps + "; the same command goes on from the checkpoint in " + options.out + ".";
+  }
+  return "Trained " + steps + " in " + app::duration(result.seconds) + ": " + thousands(result.parameters) +
+         " parameters, " + thousands(result.train_pairs) + " pairs, best validation loss " +
+         fixed(result.best_valid_loss, 3) + ". The model is in " + options.out + ".";
+}
+
+void add_commands(app::Program& program) {
+  add_train(program);
+  add_translate(program);
+  add_eval(program);
+}
+
+}  // namespace heed::translate

@@ -1,0 +1,368 @@
+// Training a translation model: vocabulary, data, the loop of libtorch/trainer.h, and the model folder at the end.
+#include "apps/translate/train.h"
+
+#include <heed/attention.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "apps/translate/batches.h"
+#include "apps/translate/utf8.h"
+#include "apps/translate/vocab.h"
+#include "libtorch/cross_entropy.h"
+#include "libtorch/files.h"
+
+namespace heed::translate {
+namespace fs = std::filesystem;
+namespace {
+
+using nlohmann::json;
+
+// The folder of a model: what is finished lies in `out`, all else in out/checkpoint until the end.
+struct Folder {
+  explicit Folder(const std::string& out) : out(out), work(this->out / "checkpoint") {}
+  fs::path out, work;
+  fs::path vocab() const { return work / "vocab.spm"; }
+  fs::path finished() const { return work / "model"; }          // the whole new model, before it moves to `out`
+  fs::path complete() const { return work / "complete.json"; }  // says that finished() is whole
+};
+
+constexpr const char* kModelFiles[] = {"source.spm", "target.spm", "model.safetensors", "config.json", "training.json"};
+
+template <class T>
+void require(bool good, const char* what, T value, const char* rule) {
+  if (good) return;
+  std::ostringstream text;
+  text << what << " is " << value << "; " << rule;
+  throw Error(text.str());
+}
+
+void check_options(const TrainOptions& o) {
+  if (o.out.empty()) throw Error("there is no folder for the model; set TrainOptions::out");
+  std::error_code ignored;
+  if (fs::exists(o.out, ignored) && !fs::is_directory(o.out, ignored)) {
+    throw Error(o.out + " is a file; the model needs a folder");
+  }
+  require(o.batch_tokens >= 1, "batch_tokens", o.batch_tokens, "a batch needs room for 1 token at least");
+  require(o.label_smoothing >= 0 && o.label_smoothing < 1, "label_smoothing", o.label_smoothing,
+          "it must be at least 0 and below 1");
+  require(o.valid_pairs >= 1, "valid_pairs", o.valid_pairs, "at least 1 pair is needed to see whether training helps");
+  require(o.model.vocab >= 1 && o.model.vocab <= (1 << 24), "vocab", o.model.vocab, "it must be from 1 to 16777216");
+  (void)o.model.to_json();  // checks the sizes
+}
+
+// FNV-1a: notices other data; it need not resist an attacker.
+std::string checksum(const std::vector<Pair>& pairs) {
+  uint64_t hash = 0xCBF29CE484222325u;
+  const auto add = [&](const std::string& text) {
+    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
+    hash = (hash ^ 0xFF) * 0x100000001B3u;  // a byte UTF-8 does not have
+  };
+  for (const Pair& pair : pairs) {
+    add(pair.source);
+    add(pair.target);
+  }
+  char text[64];
+  std::snprintf(text, sizeof text, "%zu (checksum %016llx)", pairs.size(), static_cast<unsigned long long>(hash));
+  return text;
+}
+
+// What must be equal for a checkpoint to go on. When to stop may differ: a run may be given more time.
+json identity_of(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& o) {
+  return {{"task", "translate"},
+          {"pairs", checksum(pairs)},
+          {"validation pairs", checksum(validation)},
+          {"arch", o.model.arch},
+          {"vocab", o.model.vocab},
+          {"dim", o.model.dim},
+          {"hidden", o.model.hidden},
+          {"heads", o.model.heads},
+          {"layers", o.model.layers},
+          {"ffn", o.model.ffn},
+          {"dropout", o.model.dropout},
+          {"max_positions", o.model.max_positions},
+          {"batch_tokens", o.batch_tokens},
+          {"learning_rate", o.learning_rate},
+          {"warmup", o.warmup},
+          {"label_smoothing", o.label_smoothing},
+          {"weight_decay", o.weight_decay},
+          {"clip", o.clip},
+          {"average", o.average},
+          {"validate_every", o.validate_every},
+          {"valid_pairs", validation.empty() ? o.valid_pairs : 0},
+          {"lowercase", o.lowercase},
+          {"seed", o.seed}};
+}
+
+struct Data {
+  std::vector<Pair> train, validation;
+};
+
+Data prepare(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& options) {
+  Data data{pairs, validation};
+  if (validation.empty()) {
+    if (pairs.size() < 2) {
+      throw Error("there are " + std::to_string(pairs.size()) +
+                  " pairs; training needs 2 at least, one of them to validate with");
+    }
+    const double n = static_cast<double>(pairs.size());
+    Split split = split_pairs(pairs, std::min(0.1, static_cast<double>(options.valid_pairs) / n));
+    if (split.held_out.empty() || split.train.empty()) {  // too few, or too much alike, for a split by content
+      split = {};
+      const std::vector<int64_t> order = shuffled(static_cast<int64_t>(pairs.size()), options.seed);
+      const size_t held_out = std::max<size_t>(1, pairs.size() / 10);
+      for (size_t i = 0; i < order.size(); ++i) {
+        (i < held_out ? split.held_out : split.train).push_back(pairs[static_cast<size_t>(order[i])]);
+      }
+    }
+    data = {std::move(split.train), std::move(split.held_out)};
+  } else if (pairs.empty()) {
+    throw Error("there are no pairs to train on");
+  }
+  if (options.lowercase) {
+    for (auto* side : {&data.train, &data.validation}) {
+      for (Pair& pair : *side) pair = {lower(pair.source), lower(pair.target)};
+    }
+  }
+  return data;
+}
+
+// The vocabulary of the checkpoint, or one the user has put into the folder, or a new one. That of a model that is
+// already in the folder is not taken: it belongs to that model's data.
+Vocab find_vocab(const Folder& folder, const Data& data, const TrainOptions& options) {
+  if (fs::exists(nn::checkpoint_path(folder.work.string()))) {
+    if (!fs::exists(folder.vocab())) {
+      throw Error("the training in " + folder.work.string() +
+                  " has lost its vocab.spm; delete that folder to start over");
+    }
+    return Vocab::load(folder.vocab().string());
+  }
+  const fs::path source = folder.out / "source.spm", target = folder.out / "target.spm";
+  if (fs::exists(source) && !fs::exists(folder.out / "model.safetensors")) {
+    Vocab vocab = Vocab::load(source.string());
+    if (fs::exists(target) && Vocab::load(target.string()).bytes() != vocab.bytes()) {
+      throw Error(source.string() + " and " + target.string() +
+                  " differ; source and target share one vocabulary here, so remove one of them");
+    }
+    nn::write_file(folder.vocab().string(), vocab.bytes());
+    return vocab;
+  }
+  std::vector<std::string> lines;
+  lines.reserve(2 * data.train.size());
+  for (const Pair& pair : data.train) {
+    lines.push_back(pair.source);
+    lines.push_back(pair.target);
+  }
+  VocabOptions vocab_options;
+  vocab_options.size = static_cast<int>(options.model.vocab);
+  vocab_options.seed = options.seed;
+  return Vocab::train(lines, vocab_options, folder.vocab().string());
+}
+
+// The targets of the positions Model::logits computes, in its order: row after row, without padding.
+torch::Tensor packed_targets(const Batch& batch) {
+  auto result = torch::empty({batch.target_tokens()}, torch::kInt64);
+  int64_t* to = result.data_ptr<int64_t>();
+  const int64_t* from = batch.target_out.data_ptr<int64_t>();
+  for (const int64_t n : batch.target_lengths) {
+    to = std::copy(from, from + n, to);
+    from += batch.target_out.size(1);
+  }
+  return result;
+}
+
+class Task : public nn::TrainingTask {
+ public:
+  Task(Model& model, std::vector<Example> train, std::vector<Example> validation, const TrainOptions& options)
+      : model_(model), train_(std::move(train)), validation_(std::move(validation)), options_(options) {
+    validation_batches_ = make_batches(validation_, options.batch_tokens, 0, 0);
+  }
+
+  int64_t start_epoch(int64_t epoch) override {
+    batches_ = make_batches(train_, options_.batch_tokens, options_.seed, epoch);
+    return static_cast<int64_t>(batches_.size());
+  }
+
+  nn::StepLoss loss(int64_t index) override {
+    const Batch batch = make_batch(train_, batches_.at(static_cast<size_t>(index)));
+    const auto result = nn::cross_entropy(model_.logits(batch), packed_targets(batch), options_.label_smoothing);
+    return {result.loss, result.sum, batch.target_tokens()};
+  }
+
+  double validate() override {
+    double sum = 0;
+    int64_t tokens = 0;
+    for (const auto& indices : validation_batches_) {
+      const Batch batch = make_batch(validation_, indices);
+      sum += nn::cross_entropy(model_.logits(batch), packed_targets(batch), 0).sum;
+      tokens += batch.target_tokens();
+    }
+    return sum / static_cast<double>(tokens);
+  }
+
+ private:
+  Model& model_;
+  std::vector<Example> train_, validation_;
+  const TrainOptions& options_;
+  std::vector<std::vector<int64_t>> batches_, validation_batches_;
+};
+
+nn::TrainerOptions trainer_options(const TrainOptions& o, const Folder& folder, json identity) {
+  nn::TrainerOptions t;
+  t.minutes = o.minutes;
+  t.epochs = o.epochs;
+  t.steps = o.steps;
+  t.patience = o.patience;
+  t.learning_rate = o.learning_rate;
+  t.warmup = o.warmup;
+  t.optimizer.weight_decay = o.weight_decay;
+  t.optimizer.clip = o.clip;
+  t.optimizer.average = o.average;
+  t.validate_every = o.validate_every;
+  t.checkpoint = folder.work.string();
+  t.checkpoint_seconds = o.checkpoint_seconds;
+  t.resume = o.resume;
+  t.identity = std::move(identity);
+  return t;
+}
+
+json finite(double x) { return std::isfinite(x) ? json(x) : json(nullptr); }
+
+json to_json(const TrainResult& r) {
+  json curve = json::array();
+  for (const TrainPoint& p : r.curve) {
+    curve.push_back({{"step", p.step},
+                     {"seconds", p.seconds},
+                     {"train_loss", finite(p.train_loss)},
+                     {"valid_loss", finite(p.valid_loss)}});
+  }
+  return {{"steps", r.steps},
+          {"parameters", r.parameters},
+          {"train_pairs", r.train_pairs},
+          {"validation_pairs", r.validation_pairs},
+          {"target_tokens", r.target_tokens},
+          {"seconds", r.seconds},
+          {"best_valid_loss", finite(r.best_valid_loss)},
+          {"notes", r.notes},
+          {"curve", curve}};
+}
+
+TrainResult result_from_json(const json& j) {
+  const auto real = [](const json& x) { return x.is_null() ? std::nan("") : x.get<double>(); };
+  TrainResult r;
+  r.steps = j.at("steps").get<int64_t>();
+  r.parameters = j.at("parameters").get<int64_t>();
+  r.train_pairs = j.at("train_pairs").get<int64_t>();
+  r.validation_pairs = j.at("validation_pairs").get<int64_t>();
+  r.target_tokens = j.at("target_tokens").get<int64_t>();
+  r.seconds = j.at("seconds").get<double>();
+  r.best_valid_loss = real(j.at("best_valid_loss"));
+  r.notes = j.at("notes").get<std::vector<std::string>>();
+  for (const json& p : j.at("curve")) {
+    r.curve.push_back({p.at("step").get<int64_t>(), p.at("seconds").get<double>(), real(p.at("train_loss")),
+                       real(p.at("valid_loss"))});
+  }
+  return r;
+}
+
+// Moves a complete new model to its place and removes the work folder. May be cut off anywhere and called again.
+void install(const Folder& folder) {
+  for (const char* name : kModelFiles) {
+    const fs::path from = folder.finished() / name;
+    if (!fs::exists(from)) continue;  // moved before the last kill
+    std::error_code error;
+    fs::rename(from, folder.out / name, error);
+    if (error) {
+      throw Error("cannot move " + from.string() + " to " + folder.out.string() + ": " + error.message() +
+                  "; mend that and run the same command again");
+    }
+  }
+  std::error_code ignored;
+  fs::remove_all(folder.work, ignored);
+}
+
+// Writes the whole model inside the work folder, then installs it: a good model in `out` is whole at every moment.
+void finish(const Folder& folder, const Model& model, const Vocab& vocab, const json& identity,
+            const TrainResult& result) {
+  const std::string dir = folder.finished().string();
+  save_model(model, dir);
+  for (const char* name : {"source.spm", "target.spm"}) nn::write_file(dir + "/" + name, vocab.bytes());
+  json training = to_json(result);
+  training["options"] = identity;
+  nn::write_file(dir + "/training.json", training.dump(2) + "\n");
+  nn::write_file(folder.complete().string(), training.dump());
+  install(folder);
+}
+
+}  // namespace
+
+TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& options,
+                  const std::function<void(const TrainProgress&)>& progress) {
+  check_options(options);
+  const Folder folder(options.out);
+  const json identity = identity_of(pairs, validation, options);
+  const nn::TrainerOptions trainer = trainer_options(options, folder, identity);
+  nn::check_options(trainer);
+
+  std::error_code error;
+  if (!options.resume) fs::remove_all(folder.work, error);
+  if (!error) fs::create_directories(folder.work, error);
+  if (error) throw Error("cannot make the folder " + folder.work.string() + ": " + error.message());
+  if (fs::exists(folder.complete())) {  // killed while the finished model moved to its place
+    const json training = json::parse(nn::read_file(folder.complete().string()), nullptr, false);
+    install(folder);
+    if (training.is_object() && training.value("options", json()) == identity) return result_from_json(training);
+    fs::create_directories(folder.work, error);
+  }
+  if (fs::exists(nn::checkpoint_path(folder.work.string()))) {
+    // Before the slow part: other options or data should be told at once.
+    nn::check_identity(nn::load_checkpoint(folder.work.string()).state.value("identity", json()), identity,
+                       folder.work.string());
+  }
+
+  Data data = prepare(pairs, validation, options);
+  const Vocab vocab = find_vocab(folder, data, options);
+  if (!vocab.has_fixed_ids()) {
+    throw Error((folder.out / "source.spm").string() +
+                " has other ids for padding, <unk>, <s> and </s> than 0, 1, 2 and 3; remove it to have one trained");
+  }
+  ModelConfig config = options.model;
+  config.vocab = vocab.size();
+  const int64_t max_pieces = config.arch == "transformer" ? std::min(kMaxPieces, config.max_positions - 1) : kMaxPieces;
+  Examples train_examples = encode_pairs(data.train, vocab, max_pieces);
+  Examples valid_examples = encode_pairs(data.validation, vocab, max_pieces);
+  if (train_examples.examples.empty()) throw Error("there is nothing to train on: " + train_examples.summary());
+  if (valid_examples.examples.empty()) throw Error("there is nothing to validate with: " + valid_examples.summary());
+  data = {};
+
+  TrainResult result;
+  if (!vocab.note().empty()) result.notes.push_back(vocab.note());
+  if (train_examples.too_long + train_examples.empty > 0) result.notes.push_back(train_examples.summary());
+  result.train_pairs = static_cast<int64_t>(train_examples.examples.size());
+  result.validation_pairs = static_cast<int64_t>(valid_examples.examples.size());
+
+  torch::manual_seed(options.seed);
+  const std::shared_ptr<Model> model = make_model(config);
+  for (const auto& parameter : model->parameters()) result.parameters += parameter.numel();
+  Task task(*model, std::move(train_examples.examples), std::move(valid_examples.examples), options);
+
+  const nn::TrainSummary summary = nn::train(*model, task, trainer, [&](const nn::TrainProgress& p) {
+    if (!progress) return;
+    progress({p.step, p.epoch, p.loss, p.units_per_second, p.seconds, p.fraction, p.seconds_left, p.validated});
+  });
+  result.steps = summary.steps;
+  result.target_tokens = summary.units;
+  result.seconds = summary.seconds;
+  result.best_valid_loss = summary.best_valid_loss;
+  result.interrupted = summary.interrupted;
+  result.curve = summary.curve;
+  if (!result.interrupted) finish(folder, *model, vocab, identity, result);
+  return result;
+}
+
+}  // namespace heed::translate

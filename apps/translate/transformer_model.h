@@ -1,0 +1,43 @@
+// The Transformer translation model in Marian's form, with the tensor names of its checkpoints.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "apps/translate/model.h"
+#include "libtorch/transformer.h"
+
+namespace heed::translate {
+
+// Marian's architecture (Junczys-Dowmunt et al. 2018), as transformers' MarianMTModel computes it: one embedding for
+// source, target and output, scaled by sqrt(dim); sinusoid positions (sin half, cos half); post-norm layers with swish;
+// logits = E h + final_logits_bias. So the folder opens in transformers as it is. The one difference is in training:
+// final_logits_bias is learned here, as in Marian itself.
+class TransformerModel : public Model {
+ public:
+  explicit TransformerModel(const ModelConfig& config);
+
+  // How many numbers a model of this configuration has, from the configuration alone.
+  static double parameters_of(const ModelConfig& config);
+
+  torch::Tensor logits(const Batch& batch) override;
+  std::unique_ptr<State> start(const torch::Tensor& source, const std::vector<int64_t>& lengths) override;
+  torch::Tensor step(State& state, const torch::Tensor& tokens) override;
+  void select(State& state, const torch::Tensor& rows) override;
+  torch::Tensor alignment(State& state) override;
+
+ private:
+  struct Beams;
+
+  torch::Tensor encode(const torch::Tensor& source, const Mask& mask);  // [B, S] -> [B, S, dim]
+  torch::Tensor embed(const torch::Tensor& ids, int64_t position);      // [B, L] -> [B, L, dim]
+  torch::Tensor output(const torch::Tensor& x);                         // [N, dim] -> [N, vocab]
+
+  torch::Tensor shared_;     // [vocab, dim]
+  torch::Tensor positions_;  // [max_positions, dim]; not a parameter and not stored
+  std::vector<nn::TransformerEncoderLayer> encoder_;
+  std::vector<nn::TransformerDecoderLayer> decoder_;
+  torch::Tensor final_logits_bias_;  // [1, vocab]
+};
+
+}  // namespace heed::translate

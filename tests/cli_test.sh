@@ -1,0 +1,205 @@
+#!/usr/bin/env bash
+# The program from outside: exit codes, one clear sentence for every bad input, no litter, and pipes that close early.
+#   tests/cli_test.sh build/heed
+set -uo pipefail
+heed=$(realpath "$1")
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+export LC_ALL=C.UTF-8 OMP_NUM_THREADS=2
+unset COLUMNS NO_COLOR
+checks=0 failures=0
+
+fail() {
+  failures=$((failures + 1))
+  printf 'FAILED: %s\n' "$1"
+  [ -s "$folder/.err" ] && sed 's/^/    stderr: /' "$folder/.err" | cut -c1-300 | head -n 5
+}
+
+litter() { find . -mindepth 1 ! -name .out ! -name .err | sort; }
+
+# rejects CODE PATTERN ARGUMENTS...: exit code CODE, nothing on standard output, on standard error one line "heed: ..." that
+# PATTERN (an extended regular expression) matches, and no file made or taken away. Standard input is $input.
+input=/dev/null
+rejects() {
+  local code=$1 pattern=$2 before after actual
+  shift 2
+  checks=$((checks + 1))
+  before=$(litter)
+  timeout 60 "$heed" "$@" <"$input" >.out 2>.err
+  actual=$?
+  after=$(litter)
+  local what="heed $*"
+  [ "$actual" = "$code" ] || fail "$what: exit code $actual, not $code"
+  [ -s .out ] && fail "$what: wrote to standard output"
+  [ "$(wc -l <.err)" = 1 ] || fail "$what: $(wc -l <.err) lines on standard error, not 1"
+  grep -q '^heed: ' .err || fail "$what: the message does not start with heed:"
+  grep -qE -- "$pattern" .err || fail "$what: the message does not say '$pattern'"
+  [ "$(wc -c <.err)" -lt 600 ] || fail "$what: the message is longer than people read"
+  [ "$before" = "$after" ] || fail "$what: left litter: $(diff <(echo "$before") <(echo "$after") | tr '\n' ' ')"
+}
+
+# accepts PATTERN ARGUMENTS...: exit code 0 and PATTERN on standard output.
+accepts() {
+  local pattern=$1 actual
+  shift
+  checks=$((checks + 1))
+  timeout 300 "$heed" "$@" <"$input" >.out 2>.err
+  actual=$?
+  [ "$actual" = 0 ] || fail "heed $*: exit code $actual, not 0"
+  grep -qE -- "$pattern" .out || fail "heed $*: standard output does not say '$pattern'"
+}
+
+check() { # NAME command...
+  local name=$1
+  shift
+  checks=$((checks + 1))
+  "$@" || fail "$name"
+}
+
+# ---- Help and versions ----
+accepts 'explain' --help
+accepts '^heed [0-9]+\.[0-9]+\.[0-9]+$' --version
+for command in info explain demo train 'train translate' translate eval 'eval translate'; do
+  # shellcheck disable=SC2086  # the command is words
+  accepts "[Uu]sage: heed $command" $command --help
+done
+accepts '--minutes.*0' train translate --help
+accepts '[Ee]xample' translate --help
+accepts '^target' info
+accepts '"target"' info --json
+accepts 'weigh' explain 'hello world' 'AI and deep learning'
+
+# ---- Usage: 2 ----
+rejects 2 'needs a command'
+rejects 2 'no command.*frobnicate.*translate' frobnicate
+rejects 2 'no command.*translate' train frobnicate
+rejects 2 'needs a command' train
+rejects 2 'needs a command' eval
+rejects 2 '--frobnicate' --frobnicate
+rejects 2 '--frobnicate.*heed info --help' info --frobnicate
+rejects 2 'TEXT' explain hello
+rejects 2 'QUERY' explain
+rejects 2 'no words' explain '' text
+rejects 2 'no words' explain hello '   '
+rejects 2 '--dim' explain --dim 0 a b
+rejects 2 '--dim' explain --dim many a b
+rejects 2 '--dim' explain --dim 99999999999999999999 a b
+rejects 2 'DIR' translate
+rejects 2 '--beam' translate somewhere --beam 0
+rejects 2 '--beam' translate somewhere --beam -3
+rejects 2 '--out' train translate --pairs a.tsv
+rejects 2 '--pairs' train translate --out model
+rejects 2 '--arch' train translate --pairs a.tsv --out model --arch cnn
+rejects 2 '--target' train translate --source a --out model
+rejects 2 '--pairs|--source' train translate --pairs a.tsv --source a --target b --out model
+rejects 2 '--heads' train translate --pairs a.tsv --out model --arch rnn --heads 2
+rejects 2 '--hidden' train translate --pairs a.tsv --out model --arch transformer --hidden 2
+rejects 2 '--minutes' train translate --pairs a.tsv --out model --minutes -1
+rejects 2 '--minutes' train translate --pairs a.tsv --out model --minutes nan
+rejects 2 '--steps' train translate --pairs a.tsv --out model --steps 1.5
+rejects 2 '--seed' train translate --pairs a.tsv --out model --seed -1
+rejects 2 '--pairs' eval translate model
+rejects 2 '--tokenize' eval translate model --pairs a.tsv --tokenize zh
+rejects 2 '--minutes' demo --minutes 0
+
+# ---- Files that do not fit: 1 ----
+printf 'one column\nand another\n' >one_column.tsv
+: >empty.tsv
+{ head -c 100000 /dev/zero | tr '\0' 'x'; printf '\t'; head -c 100000 /dev/zero | tr '\0' 'y'; printf '\n'; } >long.tsv
+printf '\xff\xfe\x80\t\xc3\x28\n' >invalid.tsv
+mkdir folder
+mkdir other && printf '{"model_type": "vit", "architectures": ["ViTForImageClassification"]}' >other/config.json
+mkdir broken && printf '{"model_type": ' >broken/config.json
+mkdir plain && printf 'x\n' >plain/readme
+printf 'a\nb\n' >two.txt
+printf 'a\n' >one.txt
+for bad in missing empty one_column long invalid; do
+  rejects 1 "$bad.tsv" train translate --pairs $bad.tsv --out model
+done
+for bad in missing empty long invalid; do
+  rejects 1 "$bad.tsv" train translate --source $bad.tsv --target one.txt --out model
+  rejects 1 "$bad.tsv" train translate --source one.txt --target $bad.tsv --out model
+done
+rejects 1 'folder' train translate --pairs folder --out model
+rejects 1 'two.txt|one.txt' train translate --source two.txt --target one.txt --out model
+for command in translate 'eval translate'; do
+  pairs=()
+  [ "$command" = translate ] || pairs=(--pairs one_column.tsv)
+  # shellcheck disable=SC2086
+  {
+    rejects 1 'missing' $command missing "${pairs[@]}"
+    rejects 1 'one_column.tsv' $command one_column.tsv "${pairs[@]}"
+    rejects 1 'vit' $command other "${pairs[@]}"
+    rejects 1 'broken' $command broken "${pairs[@]}"
+    rejects 1 'plain' $command plain "${pairs[@]}"
+  }
+done
+
+# ---- A small model, to be used and misused ----
+words=(file window folder name open close save print the a no not error page text)
+for i in $(seq 1 400); do
+  a=${words[$((i % 15))]} b=${words[$((i * 7 % 13))]} c=${words[$((i * 5 % 11))]}
+  printf '%s %s %s %d.\t%s-e %s-e %s-e %d.\n' "$a" "$b" "$c" "$i" "$c" "$a" "$b" "$i"
+done >good.tsv
+checks=$((checks + 1))
+timeout 300 "$heed" train translate --pairs good.tsv --valid-pairs 20 --out model --steps 4 --vocab 400 --dim 16 --hidden 16 \
+  --batch-tokens 500 >.out 2>.err || fail "training a small model"
+for part in config.json model.safetensors source.spm target.spm; do
+  check "the model folder has $part" test -s "model/$part"
+done
+[ -s .out ] && fail "training wrote to standard output"
+
+printf 'open the file\n\n   \nsave\xff\xfe it\n%s\nno\0thing\nlast without an end' "$(head -c 100000 /dev/zero | tr '\0' z)" >input.txt
+input=input.txt accepts '' translate model --beam 2 --max-length 5
+check 'a line for every line' test "$(wc -l <.out)" = 7
+check 'an empty line stays empty' test -z "$(sed -n 2p .out)$(sed -n 3p .out)$(sed -n 5p .out)"
+check 'it says what was not UTF-8' grep -q '^heed: 1 line had bytes that are not UTF-8' .err
+check 'it says what was too long' grep -q '^heed: 1 line had more than 5,000 bytes' .err
+printf 'open the file\nsave it\n' >two_lines.txt
+input=two_lines.txt accepts '' translate model --attention attention.json --max-length 4
+check 'the attention is there' grep -q '"attention"' attention.json
+accepts 'model.*\n?' eval translate model --pairs good.tsv --beam 1 --max-length 3 --output out.txt
+check 'a translation for every pair' test "$(wc -l <out.txt)" = 400
+accepts '"sentences_per_second"' eval translate model --pairs good.tsv --beam 1 --max-length 3 --json --lowercase
+check 'no temporary file' test -z "$(find . -name '*.tmp*')"
+
+input=two_lines.txt
+rejects 1 'nowhere' translate model --max-length 3 --attention nowhere/attention.json
+input=/dev/null
+
+# A model of the right task, damaged.
+for damage in 'head -c 100' 'head -c 8' 'head -c 0'; do
+  rm -rf damaged && cp -r model damaged
+  $damage model/model.safetensors >damaged/model.safetensors
+  rejects 1 'model.safetensors' translate damaged
+done
+rm -rf damaged && cp -r model damaged && printf '\xff\xff\xff\xff\xff\xff\xff\x7f{}' >damaged/model.safetensors
+rejects 1 'model.safetensors' translate damaged
+cp model/model.safetensors damaged/ && echo nonsense >damaged/source.spm
+rejects 1 'source.spm' translate damaged
+
+# Training into a folder whose model is good, with data that is bad, leaves it as it is.
+cp -r model before
+rejects 1 'one_column' train translate --pairs one_column.tsv --out model
+check 'the good model is untouched' diff -r model before
+
+# ---- Readers that leave ----
+checks=$((checks + 3))
+set +o pipefail
+for _ in 1 2 3; do
+  "$heed" explain "$(seq 500)" "$(seq 200)" 2>.err | true
+  [ "${PIPESTATUS[0]}" = 0 ] || fail "a reader that leaves early: exit code ${PIPESTATUS[0]}"
+done
+[ -s .err ] && fail 'a reader that leaves early: words on standard error'
+"$heed" explain a b >/dev/full 2>.err
+check 'a full disk under standard output: exit code 1' test $? = 1
+check 'a full disk under standard output: says so' grep -q '^heed: .*No space' .err
+"$heed" explain a b >&- 2>.err
+check 'a closed standard output: exit code 1' test $? = 1
+check 'a closed standard output: says so' test "$(wc -l <.err)" = 1
+"$heed" translate missing 2>&- </dev/null
+check 'a closed standard error: exit code 1' test $? = 1
+
+printf '%d checks, %d failed\n' "$checks" "$failures"
+[ "$failures" = 0 ]

@@ -1,0 +1,479 @@
+// Beam search against exhaustive search on a made-up model, and Translator's batching, order, limits and attention.
+#include "apps/translate/infer.h"
+
+#include <gtest/gtest.h>
+#include <heed/attention.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "apps/translate/search.h"
+
+namespace heed::translate {
+namespace {
+
+using torch::Tensor;
+
+uint64_t mix(uint64_t x) {
+  x = (x ^ (x >> 31)) * 0x7fb5d329728ea185u;
+  x = (x ^ (x >> 27)) * 0x81dadef4bc2dd44du;
+  return x ^ (x >> 33);
+}
+
+// Logits are a fixed, wild function of the source row and of all tokens fed so far; pad and bos get the largest, so a
+// search that does not forbid them produces them at once.
+class MadeUpModel : public Model {
+ public:
+  explicit MadeUpModel(int64_t vocab, double spread = 2, double eos = 0)
+      : Model([vocab] {
+          ModelConfig c;
+          c.vocab = vocab;
+          return c;
+        }()),
+        spread_(spread),
+        eos_(eos) {}
+
+  struct Made : State {
+    std::vector<uint64_t> sources;  // a number for each row's source
+    std::vector<uint64_t> pasts;    // a number for each row's tokens so far
+    std::vector<int64_t> fed;       // the last token
+    int64_t width = 0;
+  };
+
+  std::vector<float> row(uint64_t source, uint64_t past) const {
+    std::vector<float> logits;
+    for (int64_t i = 0; i < config_.vocab; ++i) {
+      const uint64_t h = mix(source * 31 + past * 1009 + static_cast<uint64_t>(i) * 7919 + 1);
+      logits.push_back(static_cast<float>(static_cast<double>(h % 10007) / 10007 * spread_));
+    }
+    logits[kPad] = logits[kBos] = 50;
+    logits[kEos] += static_cast<float>(eos_);
+    return logits;
+  }
+  static uint64_t source_number(const std::vector<int64_t>& ids) {
+    uint64_t n = 17;
+    for (const int64_t id : ids) n = mix(n * 1000003 + static_cast<uint64_t>(id));
+    return n;
+  }
+  static uint64_t fed(uint64_t past, int64_t token) { return mix(past * 131 + static_cast<uint64_t>(token) + 5); }
+
+  Tensor logits(const Batch&) override { throw Error("not needed here"); }
+  std::unique_ptr<State> start(const Tensor& source, const std::vector<int64_t>& lengths) override {
+    auto state = std::make_unique<Made>();
+    state->width = source.size(1);
+    for (size_t b = 0; b < lengths.size(); ++b) {
+      const Tensor ids = source[static_cast<int64_t>(b)].narrow(0, 0, lengths[b]).contiguous();
+      state->sources.push_back(source_number({ids.data_ptr<int64_t>(), ids.data_ptr<int64_t>() + lengths[b]}));
+      state->pasts.push_back(0);
+    }
+    return state;
+  }
+  Tensor step(State& given, const Tensor& tokens) override {
+    auto& state = static_cast<Made&>(given);
+    const auto n = static_cast<int64_t>(state.sources.size());
+    EXPECT_EQ(tokens.sizes(), std::vector<int64_t>{n});
+    Tensor result = torch::empty({n, config_.vocab});
+    state.fed.clear();
+    for (int64_t i = 0; i < n; ++i) {
+      const auto r = static_cast<size_t>(i);
+      state.fed.push_back(tokens[i].item<int64_t>());
+      state.pasts[r] = fed(state.pasts[r], state.fed.back());
+      result[i] = torch::tensor(row(state.sources[r], state.pasts[r]));
+    }
+    rows_stepped += n;
+    return result;
+  }
+  void select(State& given, const Tensor& rows) override {
+    auto& state = static_cast<Made&>(given);
+    Made next;
+    next.width = state.width;
+    for (int64_t i = 0; i < rows.size(0); ++i) {
+      const auto r = static_cast<size_t>(rows[i].item<int64_t>());
+      next.sources.push_back(state.sources.at(r));
+      next.pasts.push_back(state.pasts.at(r));
+      next.fed.push_back(state.fed.at(r));
+    }
+    state = next;
+  }
+  // Writes the token that was fed and the row's past where a test can find them.
+  Tensor alignment(State& given) override {
+    ++alignments;
+    auto& state = static_cast<Made&>(given);
+    Tensor result = torch::zeros({static_cast<int64_t>(state.sources.size()), state.width});
+    for (size_t i = 0; i < state.fed.size(); ++i) {
+      result[static_cast<int64_t>(i)][0] = static_cast<float>(state.fed[i]);
+      if (state.width > 1) result[static_cast<int64_t>(i)][1] = static_cast<float>(state.pasts[i] % 4096);
+    }
+    return result;
+  }
+
+  int64_t rows_stepped = 0, alignments = 0;
+
+ private:
+  double spread_, eos_;
+};
+
+std::vector<double> log_probs(const MadeUpModel& model, uint64_t source, uint64_t past) {
+  std::vector<double> p;
+  for (const float x : model.row(source, past)) p.push_back(x);
+  p[kPad] = p[kBos] = -std::numeric_limits<double>::infinity();
+  double sum = 0;
+  for (const double x : p) sum += std::exp(x);
+  for (double& x : p) x -= std::log(sum);
+  return p;
+}
+
+struct Best {
+  std::vector<int> tokens;
+  double score = -std::numeric_limits<double>::infinity();
+};
+
+// Every sequence up to max_steps.
+void exhaust(const MadeUpModel& model, uint64_t source, uint64_t past, std::vector<int>& tokens, double sum,
+             int64_t max_steps, double penalty, Best& best) {
+  const auto p = log_probs(model, source, past);
+  for (int token = 0; token < static_cast<int>(p.size()); ++token) {
+    if (std::isinf(p[static_cast<size_t>(token)])) continue;
+    tokens.push_back(token);
+    const double next = sum + p[static_cast<size_t>(token)];
+    if (token == kEos || static_cast<int64_t>(tokens.size()) == max_steps) {
+      const double score = next / std::pow(tokens.size(), penalty);
+      if (score > best.score) best = {tokens, score};
+    } else {
+      exhaust(model, source, MadeUpModel::fed(past, token), tokens, next, max_steps, penalty, best);
+    }
+    tokens.pop_back();
+  }
+}
+
+// Hugging Face's beam search for one sentence in the plainest form: whole hypotheses are copied.
+Best plain_beam(const MadeUpModel& model, uint64_t source, int64_t beam, int64_t max_steps, double penalty) {
+  struct Live {
+    std::vector<int> tokens;
+    uint64_t past;
+    double sum;
+  };
+  std::vector<Live> live = {{{}, MadeUpModel::fed(0, kBos), 0}};
+  std::vector<Best> done;
+  const auto width = static_cast<size_t>(beam);
+  for (int64_t length = 1;; ++length) {
+    std::vector<Live> all, next;
+    for (const Live& l : live) {
+      const auto p = log_probs(model, source, l.past);
+      for (int token = 0; token < static_cast<int>(p.size()); ++token) {
+        if (std::isinf(p[static_cast<size_t>(token)])) continue;
+        all.push_back({l.tokens, l.past, l.sum + p[static_cast<size_t>(token)]});
+        all.back().tokens.push_back(token);
+      }
+    }
+    std::stable_sort(all.begin(), all.end(), [](const Live& a, const Live& b) { return a.sum > b.sum; });
+    const auto scored = [&](const Live& l) { return l.sum / std::pow(length, penalty); };
+    for (size_t rank = 0; rank < std::min(all.size(), 2 * width) && next.size() < width; ++rank) {
+      Live& l = all[rank];
+      if (l.tokens.back() != kEos) {
+        next.push_back({l.tokens, MadeUpModel::fed(l.past, l.tokens.back()), l.sum});
+      } else if (rank < width) {
+        done.push_back({l.tokens, scored(l)});
+      }
+    }
+    if (length == max_steps) {
+      for (const Live& l : next) done.push_back({l.tokens, scored(l)});
+    }
+    std::stable_sort(done.begin(), done.end(), [](const Best& a, const Best& b) { return a.score > b.score; });
+    if (done.size() > width) done.resize(width);
+    if (length == max_steps || next.empty()) return done.front();
+    if (done.size() == width && done.back().score >= scored(next.front())) return done.front();
+    live = next;
+  }
+}
+
+// A batch of `rows` different sentences of different lengths.
+struct Sources {
+  Tensor ids;
+  std::vector<int64_t> lengths;
+  uint64_t number(size_t b) const {
+    std::vector<int64_t> row;
+    for (int64_t i = 0; i < lengths[b]; ++i) row.push_back(ids[static_cast<int64_t>(b)][i].item<int64_t>());
+    return MadeUpModel::source_number(row);
+  }
+};
+Sources sources_of(int64_t rows) {
+  Sources s{torch::full({rows, 6}, kPad, torch::kInt64), {}};
+  for (int64_t b = 0; b < rows; ++b) {
+    s.lengths.push_back(2 + b % 5);
+    for (int64_t i = 0; i < s.lengths.back(); ++i) s.ids[b][i] = 4 + (b * 3 + i) % 7;
+  }
+  return s;
+}
+
+TEST(BeamSearchTest, AWideBeamFindsTheBestOfAll) {
+  for (const double penalty : {0.0, 0.6, 1.0, -0.5}) {
+    MadeUpModel model(6);
+    const Sources sources = sources_of(5);
+    BeamOptions options;
+    options.beam = 1024;  // 4 tokens, 5 steps: no hypothesis is ever dropped
+    options.length_penalty = penalty;
+    options.max_steps = {5, 4, 5, 1, 3};
+    const auto found = beam_search(model, sources.ids, sources.lengths, options);
+    for (size_t b = 0; b < 5; ++b) {
+      Best best;
+      std::vector<int> tokens;
+      exhaust(model, sources.number(b), MadeUpModel::fed(0, kBos), tokens, 0, options.max_steps[b], penalty, best);
+      EXPECT_EQ(found[b].tokens, best.tokens) << b << " penalty " << penalty;
+      EXPECT_NEAR(found[b].score, best.score, 1e-5);
+    }
+  }
+}
+
+TEST(BeamSearchTest, EqualsThePlainAlgorithm) {
+  for (const int64_t beam : {1, 2, 3, 5}) {
+    for (const double penalty : {0.0, 1.0, 1.5}) {
+      for (const double eos : {-1.0, 1.0, 3.0}) {
+        MadeUpModel model(9, 3, eos);
+        const Sources sources = sources_of(7);
+        BeamOptions options;
+        options.beam = beam;
+        options.length_penalty = penalty;
+        options.max_steps = {12, 3, 12, 1, 7, 12, 2};
+        const auto found = beam_search(model, sources.ids, sources.lengths, options);
+        for (size_t b = 0; b < 7; ++b) {
+          const Best best = plain_beam(model, sources.number(b), beam, options.max_steps[b], penalty);
+          EXPECT_EQ(found[b].tokens, best.tokens) << b << " beam " << beam << " penalty " << penalty << " eos " << eos;
+          EXPECT_NEAR(found[b].score, best.score, 1e-5);
+        }
+      }
+    }
+  }
+}
+
+TEST(BeamSearchTest, BeamOneIsGreedy) {
+  MadeUpModel model(11, 3, 1);
+  const Sources sources = sources_of(6);
+  BeamOptions options;
+  options.beam = 1;
+  options.max_steps.assign(6, 15);
+  const auto found = beam_search(model, sources.ids, sources.lengths, options);
+  for (size_t b = 0; b < 6; ++b) {
+    std::vector<int> tokens;
+    uint64_t past = MadeUpModel::fed(0, kBos);
+    while (tokens.size() < 15 && (tokens.empty() || tokens.back() != kEos)) {
+      const auto p = log_probs(model, sources.number(b), past);
+      tokens.push_back(static_cast<int>(std::max_element(p.begin(), p.end()) - p.begin()));
+      past = MadeUpModel::fed(past, tokens.back());
+    }
+    EXPECT_EQ(found[b].tokens, tokens) << b;
+  }
+}
+
+TEST(BeamSearchTest, AttentionFollowsTheBestHypothesis) {
+  MadeUpModel model(9, 3, -0.5);
+  const Sources sources = sources_of(5);
+  BeamOptions options;
+  options.beam = 4;
+  options.max_steps.assign(5, 9);
+  options.attention = true;
+  const auto found = beam_search(model, sources.ids, sources.lengths, options);
+  for (size_t b = 0; b < 5; ++b) {
+    const auto& tokens = found[b].tokens;
+    ASSERT_EQ(found[b].attention.sizes(),
+              (std::vector<int64_t>{static_cast<int64_t>(tokens.size()), sources.lengths[b]}));
+    uint64_t past = 0;
+    int64_t token = kBos;
+    for (size_t t = 0; t < tokens.size(); ++t) {
+      past = MadeUpModel::fed(past, token);
+      EXPECT_EQ(found[b].attention[static_cast<int64_t>(t)][0].item<float>(), static_cast<float>(token))
+          << b << ' ' << t;
+      EXPECT_EQ(found[b].attention[static_cast<int64_t>(t)][1].item<float>(), static_cast<float>(past % 4096));
+      token = tokens[t];
+    }
+  }
+  EXPECT_GT(model.alignments, 0);
+}
+
+TEST(BeamSearchTest, FinishedSentencesCostNothing) {
+  // eos wins at once: each sentence is one row in one step, and attention is not computed unasked.
+  MadeUpModel model(9, 1, 30);
+  const Sources sources = sources_of(5);
+  BeamOptions options;
+  options.beam = 1;
+  options.max_steps = {200, 200, 200, 200, 200};
+  for (const auto& h : beam_search(model, sources.ids, sources.lengths, options)) {
+    EXPECT_EQ(h.tokens, std::vector<int>{kEos});
+  }
+  EXPECT_EQ(model.rows_stepped, 5);
+  EXPECT_EQ(model.alignments, 0);
+}
+
+TEST(BeamSearchTest, NotANumberIsAnError) {
+  MadeUpModel model(6, std::numeric_limits<double>::quiet_NaN());
+  const Sources sources = sources_of(2);
+  BeamOptions options;
+  options.max_steps = {5, 5};
+  EXPECT_THROW(beam_search(model, sources.ids, sources.lengths, options), Error);
+}
+
+// ---- With text around it ----
+
+class TranslatorTest : public testing::TestWithParam<std::string> {
+ protected:
+  static std::shared_ptr<const Vocab> vocab() {
+    static const auto shared = [] {
+      std::vector<std::string> lines;
+      for (const char* who : {"a dog", "the small cat", "two men", "a woman in red", "some children"}) {
+        for (const char* what :
+             {"runs", "sleeps under a tree", "plays with the ball", "is reading", "jumps over water"}) {
+          lines.push_back(std::string(who) + " " + what + ".");
+        }
+      }
+      VocabOptions options;
+      options.size = 340;
+      const std::string path =
+          (std::filesystem::temp_directory_path() / ("heed_infer_test_" + std::to_string(::getpid()) + ".spm"))
+              .string();
+      auto made = std::make_shared<const Vocab>(Vocab::train(lines, options, path));
+      std::filesystem::remove(path);
+      return made;
+    }();
+    return shared;
+  }
+  static std::shared_ptr<Model> model(int64_t vocab_size) {
+    torch::manual_seed(3);
+    ModelConfig c;
+    c.arch = GetParam();
+    c.vocab = vocab_size;
+    c.dim = 32;
+    c.hidden = 24;
+    c.heads = 4;
+    c.layers = c.arch == "rnn" ? 1 : 2;
+    c.ffn = 48;
+    c.max_positions = 64;
+    auto made = make_model(c);
+    torch::NoGradGuard no_grad;
+    for (auto& p : made->parameters()) p.add_(torch::randn_like(p) * 0.3);
+    return made;
+  }
+  static Translator translator() { return {model(vocab()->size()), vocab()}; }
+  static std::vector<std::string> sentences() {
+    return {"a dog runs.",
+            "",
+            "two men is reading.",
+            "the small cat sleeps under a tree. some children runs.",
+            "   ",
+            "a",
+            "a woman in red jumps over water.",
+            "some children plays with the ball."};
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Arch, TranslatorTest, testing::Values("rnn", "transformer"),
+                         [](const auto& p) { return p.param; });
+
+TEST_P(TranslatorTest, BatchMatesDoNotMatter) {
+  const Translator t = translator();
+  const auto input = sentences();
+  for (const int beam : {1, 4}) {
+    SearchOptions options{.beam = beam, .max_length = 20, .attention = true};
+    const auto together = t.translate(input, options);
+    ASSERT_EQ(together.size(), input.size());
+    options.batch_tokens = 1;  // each in a batch of its own
+    const auto apart = t.translate(input, options);
+    for (size_t i = 0; i < input.size(); ++i) {
+      EXPECT_EQ(together[i].text, apart[i].text) << i;
+      EXPECT_EQ(together[i].target_pieces, apart[i].target_pieces) << i;
+      EXPECT_NEAR(together[i].score, apart[i].score, 1e-4);
+      ASSERT_EQ(together[i].attention.size(), apart[i].attention.size());
+      for (size_t r = 0; r < together[i].attention.size(); ++r) {
+        for (size_t c = 0; c < together[i].attention[r].size(); ++c) {
+          EXPECT_NEAR(together[i].attention[r][c], apart[i].attention[r][c], 1e-4);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(TranslatorTest, ShapesAndLimits) {
+  const Translator t = translator();
+  const auto input = sentences();
+  std::vector<int64_t> seen;
+  const auto results = t.translate(input, {.beam = 3, .max_length = 7, .batch_tokens = 60, .attention = true},
+                                   [&](int64_t n) { seen.push_back(n); });
+  for (size_t i = 0; i < input.size(); ++i) {
+    const Translation& r = results[i];
+    EXPECT_EQ(r.left_out, 0);
+    ASSERT_EQ(r.attention.size(), r.target_pieces.size());
+    if (i == 1 || i == 4) {
+      EXPECT_TRUE(r.text.empty() && r.target_pieces.empty() && r.source_pieces.empty());
+      continue;
+    }
+    EXPECT_EQ(r.source_pieces.back(), "</s>");
+    EXPECT_GE(r.target_pieces.size(), 1u);
+    EXPECT_LE(r.target_pieces.size(), 7u);
+    EXPECT_LT(r.score, 0);
+    for (const auto& row : r.attention) {
+      ASSERT_EQ(row.size(), r.source_pieces.size());
+      double sum = 0;
+      for (const float w : row) sum += static_cast<double>(w);
+      EXPECT_NEAR(sum, 1, 1e-4);
+    }
+  }
+  ASSERT_FALSE(seen.empty());
+  EXPECT_TRUE(std::is_sorted(seen.begin(), seen.end()));
+  EXPECT_EQ(seen.back(), static_cast<int64_t>(input.size()));
+  EXPECT_TRUE(t.translate({}).empty());
+  EXPECT_TRUE(t.translate(std::vector<std::string>{"a dog"}, {.max_length = 5})[0].attention.empty());
+}
+
+TEST_P(TranslatorTest, AHugeSentenceIsCutAndSaysSo) {
+  std::string huge;
+  while (huge.size() < 100'000) huge += "a dog runs. ";
+  const auto results =
+      translator().translate(std::vector<std::string>{huge, "a dog runs."}, {.beam = 2, .max_length = 5});
+  EXPECT_EQ(results[0].source_pieces.size(), 64u);
+  EXPECT_EQ(results[0].left_out, static_cast<int64_t>(vocab()->encode(huge).size()) - 63);
+  EXPECT_EQ(results[1].left_out, 0);
+  // Longer than the model's positions is never asked for.
+  EXPECT_LE(
+      translator().translate(std::vector<std::string>{"a dog"}, {.beam = 1, .max_length = 500})[0].target_pieces.size(),
+      64u);
+}
+
+TEST_P(TranslatorTest, BadOptionsAndMismatches) {
+  const Translator t = translator();
+  const std::vector<std::string> one = {"a dog"};
+  EXPECT_THROW(t.translate(one, {.beam = 0}), Error);
+  EXPECT_THROW(t.translate(one, {.max_length = -1}), Error);
+  EXPECT_THROW(t.translate(one, {.batch_tokens = 0}), Error);
+  EXPECT_THROW(t.translate(one, {.length_penalty = std::nan("")}), Error);
+  try {
+    Translator(model(vocab()->size() + 1), vocab());
+    FAIL() << "sizes differ";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(std::to_string(vocab()->size())), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find(std::to_string(vocab()->size() + 1)), std::string::npos);
+  }
+}
+
+TEST(AttentionJsonTest, RoundTrip) {
+  Translation t;
+  t.text = "Ein \"Hund\"";
+  t.score = -0.5;
+  t.source_pieces = {"▁dog", "</s>"};
+  t.target_pieces = {"▁Hund"};
+  t.attention = {{0.25f, 0.75f}};
+  const auto j = nlohmann::json::parse(attention_json(std::vector<Translation>{t, {}}));
+  ASSERT_EQ(j.size(), 2u);
+  EXPECT_EQ(j[0]["source"][0], "▁dog");
+  EXPECT_EQ(j[0]["target"][0], "▁Hund");
+  EXPECT_EQ(j[0]["text"], t.text);
+  EXPECT_EQ(j[0]["score"], -0.5);
+  EXPECT_EQ(j[0]["attention"][0][1], 0.75);
+  EXPECT_TRUE(j[1]["attention"].empty());
+}
+
+}  // namespace
+}  // namespace heed::translate

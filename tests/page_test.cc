@@ -1,0 +1,124 @@
+// The demo's page: whole, self-contained, escaped, and with the numbers in it.
+#include "apps/page.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <regex>
+#include <string>
+#include <vector>
+
+namespace heed::app {
+namespace {
+
+const std::string kHostile = "<script>alert('1')</script> & \"two\" <img src=x onerror=alert(2)>";
+
+Page sample() {
+  Page page;
+  page.title = "English to German " + kHostile;
+  page.lead = "Lead " + kHostile;
+  page.scores = {{"Heed " + kHostile, 31.42, 55.19}, {"Copying", 4.1, 24.9}};
+  page.scores_note = kHostile;
+  page.translations_note = kHostile;
+  page.translations = {{"The file could not be opened.",
+                        "Die Datei ließ sich nicht öffnen.",
+                        "Die Datei konnte nicht geöffnet werden.",
+                        {"▁The", "▁file", "▁open", "ed", ".", "</s>"},
+                        {"▁Die", "▁Datei", "</s>"},
+                        {{0.5f, 0.123f, 0.1f, 0.1f, 0.1f, 0.077f},
+                         {0.1f, 0.834f, 0.0f, 0.0f, 0.066f, 0.0f},
+                         {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 1.0f}}},
+                       {kHostile, kHostile, kHostile, {"▁" + kHostile}, {kHostile}, {{1.0f}}},
+                       {"Nothing", "Nichts", "", {"▁Nothing", "</s>"}, {}, {}}};
+  for (int i = 0; i < 20; ++i) {
+    page.curve.push_back({10.0 * (i + 1), 8.0 / (i + 1) + 2, i % 5 == 4 ? 8.5 / (i + 1) + 2 : NAN});
+  }
+  page.facts = {{"Seed" + kHostile, "1" + kHostile}};
+  page.explanation = explain("hello " + kHostile, "AI and deep learning");
+  return page;
+}
+
+size_t count(const std::string& text, const std::string& part) {
+  size_t n = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
+  return n;
+}
+
+// Whether a number that is none got into the drawing; "dominant" is fine.
+bool has_nan(const std::string& html) { return std::regex_search(html, std::regex("[^a-z](nan|inf)[^a-z]")); }
+
+TEST(Page, IsOneFileThatAsksTheNetworkForNothing) {
+  const std::string html = render_page(sample());
+  EXPECT_EQ(html.find("http://"), std::string::npos);
+  EXPECT_EQ(html.find("https://"), std::string::npos);
+  EXPECT_EQ(html.find("url("), std::string::npos);
+  EXPECT_EQ(html.find("@import"), std::string::npos);
+  // Every src and href is inside escaped text or data:.
+  EXPECT_FALSE(std::regex_search(html, std::regex("<[a-z]+[^<>]* (src|href)=\"(?!data:)")));
+  EXPECT_NE(html.find("default-src 'none'"), std::string::npos);
+  EXPECT_NE(html.find("name=\"viewport\""), std::string::npos);
+  EXPECT_NE(html.find("prefers-color-scheme: dark"), std::string::npos);
+}
+
+TEST(Page, EscapesAllText) {
+  const std::string html = render_page(sample());
+  EXPECT_EQ(count(html, "<script>"), 1u) << "the page's own, and no other";
+  EXPECT_EQ(count(html, "</script>"), 1u);
+  EXPECT_EQ(html.find("<img"), std::string::npos);
+  EXPECT_NE(html.find("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt; &amp; &quot;two&quot;"), std::string::npos);
+  EXPECT_EQ(escape_html("a\x01\xff"), "a\uFFFD\uFFFD");
+}
+
+TEST(Page, HoldsEveryTranslationAndWeight) {
+  const Page page = sample();
+  const std::string html = render_page(page);
+  for (const PageTranslation& t : page.translations) {
+    EXPECT_NE(html.find(escape_html(t.source)), std::string::npos);
+    EXPECT_NE(html.find(escape_html(t.reference)), std::string::npos);
+    EXPECT_NE(html.find(escape_html(t.output)), std::string::npos);
+  }
+  EXPECT_EQ(count(html, "<td class=\"w\""), 3u * 6 + 1);
+  EXPECT_EQ(count(html, "class=\"map\""), 2u) << "no map without attention";
+  EXPECT_NE(html.find("title=\"Datei ← 0.834 of file\""), std::string::npos);
+  EXPECT_NE(html.find("--a:0.123"), std::string::npos);
+  EXPECT_NE(html.find("title=\"end ← 1.000 of end\""), std::string::npos);
+  EXPECT_NE(html.find("·ed"), std::string::npos) << "a piece inside a word says so";
+  EXPECT_EQ(html.find("▁"), std::string::npos) << "SentencePiece's mark is for machines";
+  EXPECT_NE(html.find("31.4"), std::string::npos);
+  EXPECT_NE(html.find("24.9"), std::string::npos);
+}
+
+TEST(Page, DrawsTheCurve) {
+  const std::string html = render_page(sample());
+  EXPECT_EQ(count(html, "<svg"), 2u) << "one for screens, one for phones";
+  EXPECT_EQ(count(html, "<circle"), 2u * 4) << "a dot for each validation";
+  EXPECT_FALSE(has_nan(html));
+}
+
+TEST(Page, LeavesOutWhatIsNotThere) {
+  const std::string empty = render_page({});
+  EXPECT_EQ(empty.find("<svg"), std::string::npos);
+  EXPECT_EQ(empty.find("<h2>"), std::string::npos);
+
+  Page page;  // curves that cannot be drawn: one point, no finite loss, a flat line
+  page.curve = {{1, 2, 3}};
+  EXPECT_EQ(render_page(page).find("<svg"), std::string::npos);
+  page.curve = {{1, NAN, NAN}, {2, NAN, NAN}};
+  EXPECT_EQ(render_page(page).find("<svg"), std::string::npos);
+  page.curve = {{1, 2, NAN}, {2, 2, NAN}};
+  const std::string flat = render_page(page);
+  EXPECT_NE(flat.find("<svg"), std::string::npos);
+  EXPECT_FALSE(has_nan(flat));
+}
+
+TEST(Page, TagsAreClosed) {
+  const std::string html = render_page(sample());
+  for (const char* tag : {"section", "article", "table", "thead", "tbody", "tr", "dl", "div", "figure", "svg", "h2",
+                          "h3", "em", "main", "body", "html", "style"}) {
+    const std::string open = std::string("<") + tag;
+    EXPECT_EQ(count(html, open + ">") + count(html, open + " "), count(html, std::string("</") + tag + ">")) << tag;
+  }
+}
+
+}  // namespace
+}  // namespace heed::app

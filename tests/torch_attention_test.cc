@@ -1,0 +1,466 @@
+// libtorch/attention.cc: values and gradients against the formula in LibTorch's own operators.
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <atomic>
+#include <functional>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "libtorch/attention.h"
+#include "tests/plain_attention.h"
+
+namespace heed::nn {
+namespace {
+
+using plain::expect_near;
+using plain::gradients;
+using plain::mixed;
+using torch::Tensor;
+
+const torch::ScalarType kDTypes[] = {torch::kFloat64, torch::kFloat32};
+
+Tensor random(std::vector<int64_t> shape) { return torch::randn(shape, torch::kFloat64); }
+
+// -inf of rows that see nothing, which a loss cannot sum up, left out.
+Tensor finite(const Tensor& lse) { return lse.masked_fill(lse.isinf(), 0); }
+
+// One problem, its leaves in float64, and how a leaf becomes the argument (transposed, expanded, ...).
+struct Problem {
+  std::string name;
+  Tensor q, k, v;    // leaves
+  Tensor w = {};     //
+  Tensor bias = {};  //
+  Score score = Score::dot;
+  std::optional<double> scale = {};
+  Mask mask = {};
+  std::function<Tensor(Tensor)> arrange = [](Tensor t) { return t; };       // q, k, v: leaf -> argument
+  std::function<Tensor(Tensor)> arrange_bias = [](Tensor t) { return t; };  // bias: leaf -> argument
+};
+
+void check(const Problem& p) {
+  std::vector<Tensor> leaves{p.q, p.k, p.v};
+  if (p.w.defined()) leaves.push_back(p.w);
+  if (p.bias.defined()) leaves.push_back(p.bias);
+  const auto run = [&](torch::ScalarType dtype, bool with_heed) {
+    std::vector<Tensor> inputs;
+    for (const Tensor& leaf : leaves) inputs.push_back(leaf.detach().to(dtype).clone().requires_grad_());
+    size_t next = 3;
+    const Tensor w = p.w.defined() ? inputs[next++] : Tensor();
+    const Tensor bias = p.bias.defined() ? p.arrange_bias(inputs[next++]) : Tensor();
+    const Tensor q = p.arrange(inputs[0]), k = p.arrange(inputs[1]), v = p.arrange(inputs[2]);
+    Tensor out, lse, weights;
+    if (with_heed) {
+      const AttentionOptions options{.score = p.score, .scale = p.scale, .w = w, .bias = bias, .mask = p.mask};
+      const AttentionResult result = attention(q, k, v, options);
+      out = result.out, lse = result.lse, weights = attention_weights(q, k, options);
+      EXPECT_FALSE(weights.requires_grad());
+    } else {
+      const plain::Result result = plain::attention(q, k, v, {p.score, p.scale, w, bias, p.mask});
+      out = result.out, lse = result.lse, weights = result.weights;
+    }
+    std::vector<Tensor> all{out, lse, weights};
+    for (Tensor& g : gradients(mixed(out) + mixed(finite(lse)), inputs)) all.push_back(g);
+    return all;
+  };
+  const std::vector<Tensor> exact = run(torch::kFloat64, false);
+  const std::vector<std::string> names{"out", "lse", "weights", "d_q", "d_k", "d_v", "d_w or d_bias", "d_bias"};
+  for (const auto dtype : kDTypes) {
+    const std::vector<Tensor> actual = run(dtype, true);
+    ASSERT_EQ(actual.size(), exact.size());
+    for (size_t i = 0; i < exact.size(); ++i) {
+      EXPECT_EQ(actual[i].scalar_type(), dtype);
+      expect_near(actual[i], exact[i], plain::tolerance(dtype), p.name + " " + names[i] + " " + c10::toString(dtype));
+    }
+  }
+}
+
+Problem dot_problem(const std::string& name, int64_t B = 2, int64_t Hq = 4, int64_t Hkv = 2, int64_t L = 7,
+                    int64_t S = 9, int64_t D = 5, int64_t Dv = 3) {
+  torch::manual_seed(1);
+  return {.name = name, .q = random({B, Hq, L, D}), .k = random({B, Hkv, S, D}), .v = random({B, Hkv, S, Dv})};
+}
+
+Problem additive_problem(const std::string& name, bool w_per_head) {
+  Problem p = dot_problem(name);
+  p.score = Score::additive;
+  p.w = w_per_head ? random({4, 5}) : random({5});
+  return p;
+}
+
+TEST(TorchAttention, DotMatchesTheFormula) {
+  check(dot_problem("grouped, Dv < D"));
+  check(dot_problem("one head", 1, 1, 1, 5, 5, 8, 8));
+  check(dot_problem("one query", 3, 2, 2, 1, 40, 16, 20));
+  check(dot_problem("longer than a tile", 1, 2, 1, 70, 75, 17, 33));
+  check(dot_problem("width 1", 2, 2, 1, 3, 4, 1, 1));
+  Problem p = dot_problem("scale given");
+  p.scale = -0.3;
+  check(p);
+}
+
+TEST(TorchAttention, AdditiveMatchesTheFormula) {
+  check(additive_problem("w shared", false));
+  check(additive_problem("w per head", true));
+  Problem p = additive_problem("scaled, masked, biased", false);
+  p.scale = 0.7;
+  p.mask = lengths({9, 4}) & causal();
+  p.bias = random({9});
+  check(p);
+}
+
+TEST(TorchAttention, MasksAndRowsThatSeeNothing) {
+  Problem p = dot_problem("causal, bottom right");
+  p.mask = causal();
+  check(p);
+  p.name = "causal, top left";
+  p.mask = causal(0);
+  check(p);
+  p.name = "first rows blind";
+  p.mask = causal(-3);
+  check(p);
+  p.name = "a whole sequence blind";
+  p.mask = lengths({0, 4});
+  check(p);
+
+  p = dot_problem("");
+  const Tensor q = p.q.clone().requires_grad_();
+  const AttentionResult result = attention(q, p.k, p.v, {.mask = lengths({0, 4})});
+  EXPECT_TRUE(result.out[0].eq(0).all().item<bool>());
+  EXPECT_TRUE(result.lse[0].eq(-std::numeric_limits<double>::infinity()).all().item<bool>());
+  const Tensor d_q = gradients(mixed(result.out), {q})[0];
+  EXPECT_TRUE(d_q[0].eq(0).all().item<bool>());
+  EXPECT_TRUE(d_q[1].ne(0).any().item<bool>());
+}
+
+TEST(TorchAttention, NothingBehindAMaskIsRead) {
+  for (const auto dtype : kDTypes) {
+    const Problem p = dot_problem("");
+    Tensor q = p.q.to(dtype).clone().requires_grad_(), k = p.k.to(dtype).clone(), v = p.v.to(dtype).clone();
+    const Tensor clean = attention(q, k, v, {.mask = lengths({9, 4})}).out;
+    k[1].slice(1, 4, 9).fill_(NAN);
+    v[1].slice(1, 4, 9).fill_(NAN);
+    const Tensor poisoned = attention(q, k, v, {.mask = lengths({9, 4})}).out;
+    EXPECT_TRUE(torch::equal(clean, poisoned));
+    EXPECT_FALSE(gradients(mixed(poisoned), {q})[0].isnan().any().item<bool>());
+  }
+}
+
+TEST(TorchAttention, AnyStridesWithoutCopies) {
+  Problem p = dot_problem("[B, L, H, D] seen as [B, H, L, D]");
+  p.q = random({2, 7, 4, 5}), p.k = random({2, 9, 2, 5}), p.v = random({2, 9, 2, 3});
+  p.arrange = [](Tensor t) { return t.transpose(1, 2); };
+  check(p);
+  // The result is laid out as the query is, so that flattening the heads is free.
+  const Tensor out = attention(p.arrange(p.q), p.arrange(p.k), p.arrange(p.v)).out;
+  EXPECT_TRUE(out.transpose(1, 2).is_contiguous());
+
+  p = dot_problem("last dimension strided");
+  p.q = random({2, 4, 5, 7}), p.k = random({2, 2, 5, 9}), p.v = random({2, 2, 3, 9});
+  p.arrange = [](Tensor t) { return t.transpose(2, 3); };
+  check(p);
+
+  p = dot_problem("expanded batch");
+  p.q = random({1, 4, 7, 5}), p.k = random({1, 2, 9, 5}), p.v = random({1, 2, 9, 3});
+  p.arrange = [](Tensor t) { return t.expand({3, -1, -1, -1}); };
+  p.mask = lengths({9, 2, 5});
+  check(p);
+
+  p = dot_problem("expanded length and head");
+  p.q = random({2, 1, 1, 5}), p.k = random({2, 1, 1, 5}), p.v = random({2, 1, 1, 5});
+  p.arrange = [](Tensor t) { return t.expand({-1, 2, 6, -1}); };
+  check(p);
+
+  p = dot_problem("expanded last dimension");
+  p.q = random({2, 4, 7, 1}), p.k = random({2, 2, 9, 1}), p.v = random({2, 2, 9, 1});
+  p.arrange = [](Tensor t) { return t.expand({-1, -1, -1, 6}); };
+  check(p);
+
+  p = dot_problem("overlapping windows");
+  p.q = random({2, 4, 7}), p.k = random({2, 2, 13}), p.v = random({2, 2, 13});
+  p.arrange = [](Tensor t) { return t.unfold(2, 5, 1); };  // strides [.., .., 1, 1]
+  check(p);
+
+  p = dot_problem("every other row of a larger tensor");
+  p.q = random({2, 4, 14, 5}), p.k = random({2, 2, 18, 5}), p.v = random({2, 2, 18, 5});
+  p.arrange = [](Tensor t) { return t.slice(2, 0, t.size(2), 2); };
+  check(p);
+}
+
+TEST(TorchAttention, BiasBroadcasts) {
+  const std::vector<std::vector<int64_t>> shapes = {
+      {},        {1},          {9},          {7, 9},       {7, 1},       {4, 7, 9},    {4, 1, 1},
+      {1, 7, 9}, {2, 4, 7, 9}, {2, 1, 1, 9}, {2, 1, 7, 1}, {1, 4, 1, 9}, {1, 1, 1, 1}, {2, 4, 1, 1}};
+  for (const auto& shape : shapes) {
+    Problem p = dot_problem("");
+    p.bias = random(shape);
+    p.name = "bias " + std::to_string(shape.size()) + "-D, " + std::to_string(p.bias.numel()) + " elements";
+    p.mask = lengths({9, 6});
+    check(p);
+    p = additive_problem("additive, " + p.name, true);
+    p.bias = random(shape);
+    p.mask = causal();
+    check(p);
+  }
+  Problem p = dot_problem("bias expanded by the caller");
+  p.bias = random({1, 4, 1, 9});
+  p.arrange_bias = [](Tensor t) { return t.expand({2, 4, 7, 9}); };
+  check(p);
+  p.name = "bias transposed";
+  p.bias = random({9, 7});
+  p.arrange_bias = [](Tensor t) { return t.t(); };
+  check(p);
+}
+
+TEST(TorchAttention, LossesOfOneResultOnly) {
+  for (const auto dtype : kDTypes) {
+    const Problem p = dot_problem("");
+    const auto leaf = [&](const Tensor& t) { return t.to(dtype).clone().requires_grad_(); };
+    const Tensor q = leaf(p.q), k = leaf(p.k), v = leaf(p.v);
+    const std::vector<Tensor> through_lse = gradients(attention(q, k, v).lse.sum(), {q, k, v});
+    const std::vector<Tensor> exact_lse = gradients(plain::attention(q, k, v).lse.sum(), {q, k, v});
+    const std::vector<Tensor> through_out = gradients(attention(q, k, v).out.sum(), {q, k, v});
+    const std::vector<Tensor> exact_out = gradients(plain::attention(q, k, v).out.sum(), {q, k, v});
+    for (size_t i = 0; i < 3; ++i) {
+      // Both sides round here, and the sum of a softmax's gradient cancels: twice the tolerance.
+      expect_near(through_lse[i], exact_lse[i], 2 * plain::tolerance(dtype), "lse only");
+      expect_near(through_out[i], exact_out[i], 2 * plain::tolerance(dtype), "out only");
+    }
+  }
+}
+
+TEST(TorchAttention, FiniteDifferences) {
+  Problem p = additive_problem("", true);
+  p.bias = random({4, 1, 9});
+  std::vector<Tensor> inputs{p.q, p.k, p.v, p.w, p.bias};
+  for (Tensor& t : inputs) t = t.clone().requires_grad_();
+  const auto loss = [&] {
+    const AttentionResult r =
+        attention(inputs[0], inputs[1], inputs[2],
+                  {.score = Score::additive, .w = inputs[3], .bias = inputs[4], .mask = causal() & lengths({9, 3})});
+    return mixed(r.out) + mixed(finite(r.lse));
+  };
+  const std::vector<Tensor> exact = gradients(loss(), inputs);
+  torch::NoGradGuard no_grad;
+  const double h =
+      1e-5;  // truncation h^2 ~ 1e-10, rounding 1e-14 / h ~ 1e-9: 1e-7 leaves a factor for the third derivative
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    Tensor flat = inputs[i].view(-1);
+    for (int64_t at = 0; at < flat.numel(); at += 1 + flat.numel() / 13) {
+      const double here = flat[at].item<double>();
+      flat[at] = here + h;
+      const double above = loss().item<double>();
+      flat[at] = here - h;
+      const double below = loss().item<double>();
+      flat[at] = here;
+      EXPECT_NEAR((above - below) / (2 * h), exact[i].reshape(-1)[at].item<double>(), 1e-7)
+          << "input " << i << " at " << at;
+    }
+  }
+}
+
+TEST(TorchAttention, PackedHeadsAreTheSameNumbers) {
+  torch::manual_seed(3);
+  const AttentionOptions options{.mask = lengths({9, 4}) & causal()};
+  const Tensor q = random({2, 7, 4 * 5}).requires_grad_(), k = random({2, 9, 2 * 5}).requires_grad_(),
+               v = random({2, 9, 2 * 3}).requires_grad_();
+  const AttentionResult packed = packed_attention(q, k, v, 4, 2, options);
+  const AttentionResult apart = attention(plain::split(q, 4), plain::split(k, 2), plain::split(v, 2), options);
+  EXPECT_TRUE(torch::equal(packed.out, plain::join(apart.out)));
+  EXPECT_TRUE(torch::equal(packed.lse, apart.lse));
+  EXPECT_TRUE(torch::equal(packed_attention_weights(q, k, 4, 2, options),
+                           attention_weights(plain::split(q, 4), plain::split(k, 2), options)));
+  const auto a = gradients(mixed(packed.out), {q, k, v}), b = gradients(mixed(plain::join(apart.out)), {q, k, v});
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(torch::equal(a[i], b[i])) << i;
+
+  const Tensor one = q.detach().select(1, 6).clone().requires_grad_();  // one query a sentence, without its axis
+  const AttentionResult single = packed_attention(one, k, v, 4, 2, options);
+  EXPECT_EQ(single.out.sizes(), (std::vector<int64_t>{2, 12}));
+  EXPECT_TRUE(torch::equal(single.out, packed.out.select(1, 6)));
+  EXPECT_EQ(packed_attention_weights(one, k, 4, 2, options).sizes(), (std::vector<int64_t>{2, 4, 1, 9}));
+  const AttentionResult axis = packed_attention(one.unsqueeze(1), k, v, 4, 2, options);
+  EXPECT_TRUE(torch::equal(gradients(mixed(single.out), {one})[0], gradients(mixed(axis.out), {one})[0]));
+}
+
+TEST(TorchAttention, RecordsOnlyWhatIsAsked) {
+  const Problem p = dot_problem("");
+  EXPECT_FALSE(attention(p.q, p.k, p.v).out.requires_grad());
+  const Tensor k = p.k.clone().requires_grad_();
+  {
+    torch::NoGradGuard no_grad;
+    EXPECT_FALSE(attention(p.q, k, p.v).out.requires_grad());
+  }
+  const AttentionResult result = attention(p.q, k, p.v);
+  EXPECT_TRUE(result.out.requires_grad() && result.lse.requires_grad());
+  const auto node = result.out.grad_fn();
+  ASSERT_TRUE(node);
+  EXPECT_FALSE(node->next_edge(0).is_valid());  // q needs none: its gradient is not even computed
+  EXPECT_TRUE(node->next_edge(1).is_valid());
+  // Several backward passes through one graph, and one that asks for a part of the inputs.
+  const Tensor q = p.q.clone().requires_grad_();
+  const Tensor loss = mixed(attention(q, k, p.v).out);
+  const auto both = torch::autograd::grad({loss}, {q, k}, {}, /*retain_graph=*/true);
+  const auto only_k = torch::autograd::grad({loss}, {k}, {}, /*retain_graph=*/true);
+  EXPECT_TRUE(torch::equal(both[1], only_k[0]));
+  loss.backward();
+  EXPECT_TRUE(torch::equal(both[0], q.grad()));
+  EXPECT_THROW(loss.backward(), c10::Error);  // freed: LibTorch's own message
+}
+
+TEST(TorchAttention, HoldsNothingAfterwards) {
+  const Problem p = dot_problem("");
+  const Tensor q = p.q.clone().requires_grad_(), k = p.k.clone(), v = p.v.clone();
+  c10::weak_intrusive_ptr<c10::TensorImpl> weak_out = [&] {
+    const AttentionResult result = attention(q, k, v);
+    EXPECT_GT(k.use_count(), 1u);  // the graph needs it
+    return c10::weak_intrusive_ptr<c10::TensorImpl>(result.out.getIntrusivePtr());
+  }();
+  EXPECT_TRUE(weak_out.expired());  // a graph that saved its own output would keep it alive
+  EXPECT_EQ(k.use_count(), 1u);
+  EXPECT_EQ(v.use_count(), 1u);
+  mixed(attention(q, k, v).out).backward();
+  EXPECT_EQ(k.use_count(), 1u);
+}
+
+TEST(TorchAttention, AnInputWrittenToAfterwardsIsNoticed) {
+  const Problem p = dot_problem("");
+  const Tensor q = p.q.clone().requires_grad_(), k = p.k.clone();
+  const Tensor loss = mixed(attention(q, k, p.v).out);
+  k.add_(1);
+  EXPECT_THROW(loss.backward(), c10::Error);
+}
+
+TEST(TorchAttention, ASecondDerivativeIsRefusedInWords) {
+  const Problem p = dot_problem("");
+  const Tensor q = p.q.clone().requires_grad_(), k = p.k.clone().requires_grad_();
+  const auto first = torch::autograd::grad({mixed(attention(q, k, p.v).out)}, {q}, {}, /*retain_graph=*/true,
+                                           /*create_graph=*/true);
+  expect_near(first[0], gradients(mixed(attention(q, k, p.v).out), {q})[0], 0, "the first derivative is as without");
+  try {
+    first[0].pow(2).sum().backward();
+    FAIL() << "no error";
+  } catch (const std::exception& e) {
+    EXPECT_NE(std::string(e.what()).find("no second derivative"), std::string::npos) << e.what();
+  }
+}
+
+TEST(TorchAttention, ErrorsNameTheArgument) {
+  const Problem p = dot_problem("");
+  const auto message = [](const std::function<void()>& call) -> std::string {
+    try {
+      call();
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  const auto has = [](const std::string& text, const std::string& part) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  };
+  has(message([&] { attention(p.q.to(torch::kHalf), p.k, p.v); }), "q has dtype Half");
+  has(message([&] { attention(p.q, Tensor(), p.v); }), "k is an undefined tensor");
+  has(message([&] { attention(p.q[0], p.k, p.v); }), "q has shape [4, 7, 5]");
+  has(message([&] { attention(p.q, p.k, p.v, {.bias = random({1, 2, 4, 7, 9})}); }), "bias has shape [1, 2, 4, 7, 9]");
+  has(message([&] { attention(p.q, p.k, p.v, {.score = Score::additive, .w = random({1, 4, 5})}); }), "w has shape");
+  has(message([&] {
+        packed_attention(random({2, 7, 10}), random({2, 9, 10}), random({2, 9, 10}), 3, 1);
+      }),
+      "10 is not divisible by 3 heads");
+  has(message([&] { packed_attention(random({2, 7, 10}), random({2, 10}), random({2, 9, 10}), 1, 1); }), "k has shape");
+  has(message([&] {
+        packed_attention(random({2, 7, 10}), random({2, 9, 10}), random({2, 9, 10}), 0, 1);
+      }),
+      "at least 1");
+  // What the engine checks comes through: another head count, another dtype, a mask for another batch.
+  EXPECT_THROW(attention(p.q, random({2, 3, 9, 5}), random({2, 3, 9, 3})), Error);
+  EXPECT_THROW(attention(p.q, p.k.to(torch::kFloat32), p.v), Error);
+  EXPECT_THROW(attention(p.q, p.k, p.v, {.mask = lengths({1, 2, 3})}), Error);
+  EXPECT_THROW(attention(p.q, p.k, p.v, {.score = Score::additive}), Error);
+}
+
+TEST(TorchAttention, EmptyTensorsAreRefused) {
+  const Tensor q = random({2, 2, 3, 4}), none = random({2, 2, 0, 4});
+  EXPECT_THROW(attention(q, none, none), Error);
+  EXPECT_THROW(attention(none, q, q), Error);
+}
+
+// ---- The executor ----
+
+// LibTorch's first guess may be one thread; these tests need two.
+class TorchExecutor : public testing::Test {
+ protected:
+  void SetUp() override { at::set_num_threads(2); }
+  void TearDown() override { at::set_num_threads(before_); }
+
+ private:
+  int before_ = at::get_num_threads();
+};
+
+TEST_F(TorchExecutor, RunsEachTaskOnce) {
+  std::vector<std::atomic<int>> counts(1000);
+  torch_executor().run(
+      1000, [](void* context, int64_t i) { ++(*static_cast<std::vector<std::atomic<int>>*>(context))[i]; }, &counts);
+  for (const auto& count : counts) EXPECT_EQ(count, 1);
+  torch_executor().run(
+      0, [](void*, int64_t) { FAIL() << "there is no task"; }, nullptr);
+}
+
+TEST_F(TorchExecutor, UsesLibTorchsThreads) {
+  EXPECT_EQ(torch_executor().concurrency(), 2);
+  struct Seen {
+    std::mutex mutex;
+    std::set<std::thread::id> ids;
+    std::atomic<int> waiting{0};
+  } seen;
+  // Two tasks that wait for each other: they end early only if two threads run them.
+  torch_executor().run(
+      2,
+      [](void* context, int64_t) {
+        Seen& s = *static_cast<Seen*>(context);
+        ++s.waiting;
+        for (int i = 0; i < 2000 && s.waiting < 2; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        const std::lock_guard lock(s.mutex);
+        s.ids.insert(std::this_thread::get_id());
+      },
+      &seen);
+  EXPECT_EQ(seen.ids.size(), 2u) << "was libtorch/attention.cc compiled without -fopenmp?";
+  at::set_num_threads(1);
+  EXPECT_EQ(torch_executor().concurrency(), 1);
+}
+
+TEST_F(TorchExecutor, InsideAParallelRegionItIsSerial) {
+  std::atomic<int> done{0};
+  at::parallel_for(0, 2, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      EXPECT_EQ(torch_executor().concurrency(), 1);
+      torch_executor().run(
+          5, [](void* context, int64_t) { ++*static_cast<std::atomic<int>*>(context); }, &done);
+    }
+  });
+  EXPECT_EQ(done, 10);
+}
+
+TEST_F(TorchExecutor, ThreadsDoNotChangeTheBits) {
+  torch::manual_seed(5);
+  std::vector<std::vector<Tensor>> results;
+  const Tensor q = torch::randn({2, 4, 150, 24}), k = torch::randn({2, 2, 170, 24}), v = torch::randn({2, 2, 170, 40});
+  for (const int n : {1, 2, 3}) {
+    at::set_num_threads(n);
+    const std::vector<Tensor> inputs{q.clone().requires_grad_(), k.clone().requires_grad_(),
+                                     v.clone().requires_grad_()};
+    const Tensor out = attention(inputs[0], inputs[1], inputs[2], {.mask = causal()}).out;
+    std::vector<Tensor> all{out.detach()};
+    for (const Tensor& g : torch::autograd::grad({out}, inputs, {torch::ones_like(out)})) all.push_back(g);
+    results.push_back(all);
+  }
+  for (size_t n = 1; n < results.size(); ++n) {
+    for (size_t i = 0; i < results[0].size(); ++i) EXPECT_TRUE(torch::equal(results[0][i], results[n][i])) << n << i;
+  }
+}
+
+}  // namespace
+}  // namespace heed::nn
