@@ -86,7 +86,8 @@ show_build() {
   local line share shown=-1
   while IFS= read -r line; do
     printf '%s\n' "$line" >>"$log"
-    if [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]]; then
+    # "[0/2]" is ninja looking whether there are new files.
+    if [[ $line =~ ^\[([1-9][0-9]*)/([0-9]+)\] ]]; then
       share=$((10#${BASH_REMATCH[1]} * 100 / 10#${BASH_REMATCH[2]}))
       if [ -t 1 ]; then
         printf '\r    %3d%%  %s of %s' "$share" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"

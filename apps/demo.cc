@@ -29,7 +29,8 @@ namespace fs = std::filesystem;
 
 constexpr int kExamples = 10;
 constexpr int kFewestWords = 3, kMostWords = 10;
-constexpr double kHeldOut = 1000;  // pairs, about: enough for BLEU to stand still, few enough to translate in seconds
+constexpr double kTest = 1000;  // pairs, about: enough for BLEU to stand still, few enough to translate in seconds
+constexpr double kValidation = 500;
 constexpr int kBeam = 4;
 constexpr int64_t kValidateEvery = 50;  // steps: some twenty points on the curve
 
@@ -39,6 +40,12 @@ std::string fixed(double x, int decimals) {
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", decimals, x);
   return text;
+}
+
+// "4 minutes": as one says it, in a title.
+std::string spoken(double seconds) {
+  if (seconds < 90) return std::to_string(std::llround(seconds)) + " seconds";
+  return std::to_string(std::llround(seconds / 60)) + " minutes";
 }
 
 std::string count(size_t n) { return thousands(static_cast<long long>(n)); }
@@ -131,16 +138,28 @@ class Demo {
           });
         });
     for (const translate::DebianPackage& package : text.packages) {
-      bar.note(package.name + ": " + thousands(package.catalogues) + " catalogues, " + thousands(package.messages) +
+      bar.note(package.name + ": " + thousands(package.catalogues) +
+               (package.catalogues == 1 ? " catalogue, " : " catalogues, ") + thousands(package.messages) +
                " messages, " + thousands(package.pairs) + " pairs fit to learn from");
       page_.facts.push_back({package.name, package.file + ": " + thousands(package.pairs) + " pairs"});
     }
     if (text.pairs.empty()) throw Error("the Debian packages gave no sentence pairs; is the archive reachable?");
-    split_ = translate::split_pairs(text.pairs, std::min(0.1, kHeldOut / static_cast<double>(text.pairs.size())));
-    if (split_.held_out.empty()) throw Error("too few sentence pairs to hold some out: " + count(text.pairs.size()));
-    bar.done(count(text.pairs.size()) + " pairs: " + count(split_.train.size()) + " to learn from, " +
-             count(split_.held_out.size()) + " held out for measuring. Messages that differ only in case, digits or " +
-             "punctuation are never on both sides.");
+    // One cut by content takes out all that is not trained on. A second cut of that kind would find nothing left, since
+    // it goes by the same hash; so what was taken out is shared between measuring and validation by another hash.
+    translate::Split split = translate::split_pairs(
+        text.pairs, std::min(0.1, (kTest + kValidation) / static_cast<double>(text.pairs.size())));
+    train_pairs_ = std::move(split.train);
+    for (translate::Pair& pair : split.held_out) {
+      const double place = static_cast<double>(hash_bytes(translate::split_key(pair.source)) >> 11) * 0x1p-53;
+      (place < kTest / (kTest + kValidation) ? test_pairs_ : validation_pairs_).push_back(std::move(pair));
+    }
+    if (test_pairs_.empty() || validation_pairs_.empty()) {
+      throw Error("too few sentence pairs to hold some out: " + count(text.pairs.size()));
+    }
+    bar.done(count(text.pairs.size()) + " pairs: " + count(train_pairs_.size()) + " to learn from, " +
+             count(validation_pairs_.size()) + " to watch the training with, " + count(test_pairs_.size()) +
+             " held out for measuring. Messages that differ only in case, digits or " +
+             "punctuation are never on different sides.");
   }
 
   // False if Ctrl-C stopped it.
@@ -154,7 +173,7 @@ class Demo {
     train_.resume = false;  // each demo is a whole one
     train_.validate_every = kValidateEvery;
     Progress bar("Training");
-    result_ = translate::train(split_.train, {}, train_, translate::show_training(bar));
+    result_ = translate::train(train_pairs_, validation_pairs_, train_, translate::show_training(bar));
     if (result_.interrupted) {
       bar.done("Interrupted. The next demo trains from the start, with the pairs that are here already.");
       return false;
@@ -167,7 +186,7 @@ class Demo {
 
   void measure() {
     translator_ = std::make_unique<translate::Translator>(translate::Translator::load(train_.out));
-    const std::vector<std::string> sources = sources_of(split_.held_out), references = targets_of(split_.held_out);
+    const std::vector<std::string> sources = sources_of(test_pairs_), references = targets_of(test_pairs_);
     const double start = now();
     Progress bar("Translating");
     std::vector<std::string> outputs;
@@ -197,7 +216,7 @@ class Demo {
   }
 
   void show_examples() {
-    const std::vector<translate::Pair> examples = choose_examples(split_.held_out, kExamples);
+    const std::vector<translate::Pair> examples = choose_examples(test_pairs_, kExamples);
     const std::vector<translate::Translation> translations =
         translator_->translate(sources_of(examples), {.beam = kBeam, .attention = true});
     for (size_t i = 0; i < examples.size(); ++i) {
@@ -218,13 +237,13 @@ class Demo {
   // The page's words about what was done.
   void describe_work(size_t examples) {
     const Info machine = info();
-    page_.title = "English to German, learned in " + duration(result_.seconds);
+    page_.title = "English to German, after " + spoken(result_.seconds) + " of training";
     page_.lead = "A small encoder-decoder with additive attention knew no word of either language. It was shown " +
-                 count(split_.train.size()) +
+                 count(train_pairs_.size()) +
                  " messages of free software with their German translations, on this machine, and then asked for "
                  "messages it had never seen.";
     page_.scores_note =
-        "Measured on " + count(split_.held_out.size()) +
+        "Measured on " + count(test_pairs_.size()) +
         " held-out messages; none differs from a message in training only by case, digits or punctuation. "
         "BLEU (13a, mixed case) and chrF2 as sacrebleu computes them, from 0 to 100, more is better. Copying the "
         "source "
@@ -257,7 +276,7 @@ class Demo {
   const Style style_;
   int steps_ = 0;
   Page page_;
-  translate::Split split_;
+  std::vector<translate::Pair> train_pairs_, validation_pairs_, test_pairs_;
   translate::TrainOptions train_;
   translate::TrainResult result_;
   std::unique_ptr<translate::Translator> translator_;

@@ -95,7 +95,7 @@ std::string translations_html(const Page& page) {
                     escape_html(page.translations_note) +
                     "</p>\n<p class=\"note\">Each row is a piece of the translation, each column a piece of the "
                     "source; the stronger the square, the more weight the model gave that source piece when it wrote "
-                    "the row's. A row sums to 1. A dot before a piece says that it goes on with the word.</p>\n"
+                    "the row’s. A row sums to 1. A dot before a piece says that it goes on with the word.</p>\n"
                     "<p class=\"legend\"><span>0</span><i></i><span>1</span></p>\n";
   for (const PageTranslation& t : page.translations) {
     const auto row = [](const char* name, const char* css, const std::string& text, const char* language) {

@@ -151,7 +151,7 @@ std::string thousands(long long n) {
   const size_t start = n < 0 ? 1 : 0;
   for (size_t i = digits.size(); i > start + 3;) {
     i -= 3;
-    digits.insert(i, ",");
+    digits.insert(digits.begin() + static_cast<std::ptrdiff_t>(i), ',');
   }
   return digits;
 }

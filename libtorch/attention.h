@@ -13,7 +13,7 @@ struct AttentionOptions {
   Score score = Score::dot;          // see heed::Score
   std::optional<double> scale = {};  // dot: 1/sqrt(D); additive: 1
   torch::Tensor w = {};              // additive only: [D] or [Hq, D]
-  torch::Tensor bias = {};           // broadcasts to [B, Hq, L, S], right-aligned as in NumPy; any strides
+  torch::Tensor bias = {};           // broadcasts to [B, Hq, L, S], right-aligned as in NumPy
   Mask mask = {};                    //
 };
 

@@ -196,23 +196,30 @@ class Loop {
     return last || (options_.patience > 0 && without_better_ >= options_.patience);
   }
 
+  // Measures the weights and their running mean. Which is better depends on the schedule: with a learning rate that
+  // goes to 0 the mean lags behind, with one that stays high it is far ahead.
   void validate() {
-    optimizer_.exchange_average();
     module_.eval();
-    double loss = 0;
-    {
+    double loss = kNaN;
+    bool better = false;
+    const auto measure = [&] {
       torch::NoGradGuard no_grad;
-      loss = task_.validate();
-    }
-    const bool better = std::isfinite(loss) && !(loss >= summary_.best_valid_loss);
-    if (better) {
+      const double measured = task_.validate();
+      loss = std::fmin(loss, measured);
+      if (!std::isfinite(measured) || measured >= summary_.best_valid_loss) return;
       copy_into(best_, weights_, "the model");
-      summary_.best_valid_loss = loss;
+      summary_.best_valid_loss = measured;
       summary_.best_step = summary_.steps;
+      better = true;
+    };
+    measure();
+    if (options_.optimizer.average > 0) {
+      optimizer_.exchange_average();
+      measure();
+      optimizer_.exchange_average();
     }
-    without_better_ = better ? 0 : without_better_ + 1;
     module_.train();
-    optimizer_.exchange_average();
+    without_better_ = better ? 0 : without_better_ + 1;
     summary_.curve.push_back(
         {summary_.steps, seconds(), point_units_ > 0 ? point_sum_ / static_cast<double>(point_units_) : kNaN, loss});
     point_sum_ = 0;

@@ -44,7 +44,7 @@ struct TrainPoint {
   int64_t step = 0;
   double seconds = 0;     // training time up to here, over all resumed runs
   double train_loss = 0;  // mean per unit (token, picture) since the last point, as StepLoss::sum counts it
-  double valid_loss = 0;  // of the weights that would be kept: the running mean, if there is one
+  double valid_loss = 0;  // of the weights or of their running mean, whichever is better
 };
 
 struct TrainProgress {
@@ -84,7 +84,8 @@ class TrainingTask {
   virtual int64_t start_epoch(int64_t epoch) = 0;
   // Forward of step `index` of the pass. Randomness comes from torch's global generator only.
   virtual StepLoss loss(int64_t index) = 0;
-  // Mean loss on held-out data; lower is better. Called in eval mode without gradients.
+  // Mean loss on held-out data; lower is better. Called in eval mode without gradients, twice if there is a running
+  // mean.
   virtual double validate() = 0;
 };
 

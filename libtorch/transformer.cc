@@ -65,12 +65,12 @@ Tensor into(const Tensor& x, LayerNorm& norm, const TransformerLayerOptions& opt
 }
 Tensor joined(const Tensor& x, const Tensor& y, LayerNorm& norm, const TransformerLayerOptions& options,
               bool training) {
-  const Tensor sum = x + dropout(y, options.dropout, training);
+  const Tensor sum = x + nn::dropout(y, options.dropout, training);
   return options.pre_norm ? sum : norm->forward(sum);
 }
 
 Tensor feed_forward(const Tensor& x, Linear& fc1, Linear& fc2, const TransformerLayerOptions& options, bool training) {
-  return fc2->forward(dropout(activate(options.activation, fc1->forward(x)), options.activation_dropout, training));
+  return fc2->forward(nn::dropout(activate(options.activation, fc1->forward(x)), options.activation_dropout, training));
 }
 
 }  // namespace

@@ -242,7 +242,8 @@ TEST(Mo, LyingFilesAreErrors) {
   std::vector<std::pair<std::string, std::string>> entries(1000, {"a", "b"});
   std::string bomb = mo(entries, false);
   const uint32_t start = static_cast<uint32_t>(bomb.size()), length = 100'000;
-  bomb += std::string(length, 'x') + '\0';
+  bomb.append(length, 'x');
+  bomb.push_back('\0');
   for (size_t i = 0; i < 2000; i++) {
     for (int k = 0; k < 4; k++) {
       bomb[28 + 8 * i + static_cast<size_t>(k)] = static_cast<char>(length >> (8 * k));

@@ -207,7 +207,7 @@ Sources sources_of(int64_t rows) {
   Sources s{torch::full({rows, 6}, kPad, torch::kInt64), {}};
   for (int64_t b = 0; b < rows; ++b) {
     s.lengths.push_back(2 + b % 5);
-    for (int64_t i = 0; i < s.lengths.back(); ++i) s.ids[b][i] = 4 + (b * 3 + i) % 7;
+    for (int64_t i = 0; i < s.lengths.back(); ++i) s.ids[b][i] = 4 + b * 7 + i;
   }
   return s;
 }
@@ -246,6 +246,27 @@ TEST(BeamSearchTest, EqualsThePlainAlgorithm) {
           const Best best = plain_beam(model, sources.number(b), beam, options.max_steps[b], penalty);
           EXPECT_EQ(found[b].tokens, best.tokens) << b << " beam " << beam << " penalty " << penalty << " eos " << eos;
           EXPECT_NEAR(found[b].score, best.score, 1e-5);
+        }
+      }
+    }
+  }
+}
+
+// Rare turns of events: a finished hypothesis behind the first `beam`, one that makes the kept ones full too early.
+TEST(BeamSearchTest, EqualsThePlainAlgorithmOnManySentences) {
+  for (const double spread : {6.0, 20.0}) {
+    for (const double eos : {1.0, 5.0}) {
+      MadeUpModel model(7, spread, eos);
+      const Sources sources = sources_of(150);
+      for (const int64_t beam : {2, 3}) {
+        BeamOptions options;
+        options.beam = beam;
+        options.length_penalty = 1;
+        options.max_steps.assign(150, 12);
+        const auto found = beam_search(model, sources.ids, sources.lengths, options);
+        for (size_t b = 0; b < 150; ++b) {
+          EXPECT_EQ(found[b].tokens, plain_beam(model, sources.number(b), beam, 12, 1).tokens)
+              << b << " beam " << beam << " spread " << spread << " eos " << eos;
         }
       }
     }
@@ -394,6 +415,31 @@ TEST_P(TranslatorTest, BatchMatesDoNotMatter) {
       }
     }
   }
+}
+
+TEST_P(TranslatorTest, IsBeamSearchWithTextAroundIt) {
+  const Translator t = translator();
+  const auto same = model(vocab()->size());
+  same->eval();
+  const std::string sentence = "a woman in red sleeps under a tree.";
+  std::vector<int64_t> ids;
+  for (const int id : vocab()->encode(sentence)) ids.push_back(id);
+  ids.push_back(kEos);
+  BeamOptions options;
+  options.beam = 3;
+  options.length_penalty = 0.7;
+  options.max_steps = {12};
+  const auto length = static_cast<int64_t>(ids.size());
+  const auto expected = beam_search(*same, torch::tensor(ids).unsqueeze(0), {length}, options)[0];
+  const auto got =
+      t.translate(std::vector<std::string>{sentence}, {.beam = 3, .length_penalty = 0.7, .max_length = 12})[0];
+  EXPECT_EQ(got.text, vocab()->decode(expected.tokens));
+  EXPECT_EQ(got.score, expected.score);
+  ASSERT_EQ(got.target_pieces.size(), expected.tokens.size());
+  for (size_t i = 0; i < expected.tokens.size(); ++i) {
+    EXPECT_EQ(got.target_pieces[i], vocab()->piece(expected.tokens[i]));
+  }
+  for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(got.source_pieces[i], vocab()->piece(static_cast<int>(ids[i])));
 }
 
 TEST_P(TranslatorTest, ShapesAndLimits) {

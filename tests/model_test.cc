@@ -473,6 +473,118 @@ TEST(TransformerModelTest, HasMariansNamesAndKeys) {
   EXPECT_EQ(j["bad_words_ids"], nlohmann::json::parse("[[0]]"));
 }
 
+// What both models compute, once more from their tensors by name: in plain operations, one sentence, one step after the
+// other. Logits [T, vocab] and where each step looked [T, S].
+struct Plain {
+  Tensor logits, looks;
+};
+
+Plain plain_rnn(const Model& model, const Tensor& source, const Tensor& target_in) {
+  const auto named = model.named_parameters();
+  const auto p = [&](const std::string& name) { return named[name].detach(); };
+  const auto embed = [&](const Tensor& ids) { return p("shared.weight").index_select(0, ids) * std::sqrt(12.0); };
+  const auto cell = [&](const std::string& name, const Tensor& x, const Tensor& h) {
+    const auto i = (p(name + ".weight_ih").mv(x) + p(name + ".bias_ih")).chunk(3);
+    const auto r = (p(name + ".weight_hh").mv(h) + p(name + ".bias_hh")).chunk(3);
+    const Tensor reset = torch::sigmoid(i[0] + r[0]), update = torch::sigmoid(i[1] + r[1]);
+    return (1 - update) * torch::tanh(i[2] + reset * r[2]) + update * h;
+  };
+  const Tensor x = embed(source);
+  const int64_t n = source.size(0), hidden = model.config().hidden;
+  std::vector<Tensor> right(static_cast<size_t>(n)), left(static_cast<size_t>(n)), both;
+  Tensor h = torch::zeros({hidden});
+  for (int64_t i = 0; i < n; ++i) right[static_cast<size_t>(i)] = h = cell("encoder_forward", x[i], h);
+  h = torch::zeros({hidden});
+  for (int64_t i = n - 1; i >= 0; --i) left[static_cast<size_t>(i)] = h = cell("encoder_backward", x[i], h);
+  for (size_t i = 0; i < right.size(); ++i) both.push_back(torch::cat({right[i], left[i]}));
+  const Tensor memory = torch::stack(both);
+  Tensor s = torch::tanh(p("start.weight").mv(left[0]) + p("start.bias"));
+  std::vector<Tensor> logits, looks;
+  for (int64_t t = 0; t < target_in.size(0); ++t) {
+    const Tensor e = embed(target_in.narrow(0, t, 1))[0];
+    const Tensor met =
+        torch::tanh(memory.mm(p("attention.memory_layer.weight").t()) + p("attention.query_layer.weight").mv(s));
+    const Tensor a = torch::softmax(met.mv(p("attention.v")), 0);
+    const Tensor c = a.unsqueeze(0).mm(memory)[0];
+    s = cell("decoder", torch::cat({e, c}), s);
+    const Tensor out = torch::tanh(p("readout.weight").mv(torch::cat({s, c, e})) + p("readout.bias"));
+    logits.push_back(p("shared.weight").mv(out) + p("output_bias"));
+    looks.push_back(a);
+  }
+  return {torch::stack(logits), torch::stack(looks)};
+}
+
+Plain plain_transformer(const Model& model, const Tensor& source, const Tensor& target_in) {
+  const auto named = model.named_parameters();
+  const ModelConfig& c = model.config();
+  const auto p = [&](const std::string& name) { return named[name].detach(); };
+  const auto linear = [&](const std::string& name, const Tensor& x) {
+    return x.mm(p(name + ".weight").t()) + p(name + ".bias");
+  };
+  const auto norm = [&](const std::string& name, const Tensor& x) {
+    const Tensor centred = x - x.mean(1, true);
+    return centred / (centred.square().mean(1, true) + 1e-5).sqrt() * p(name + ".weight") + p(name + ".bias");
+  };
+  const auto embed = [&](const Tensor& ids) {
+    Tensor x = p("model.shared.weight").index_select(0, ids) * std::sqrt(static_cast<double>(c.dim));
+    for (int64_t t = 0; t < ids.size(0); ++t) {
+      for (int64_t i = 0; i < c.dim / 2; ++i) {
+        const double angle =
+            static_cast<double>(t) / std::pow(10000.0, 2.0 * static_cast<double>(i) / static_cast<double>(c.dim));
+        x[t][i] += std::sin(angle);
+        x[t][c.dim / 2 + i] += std::cos(angle);
+      }
+    }
+    return x;
+  };
+  Tensor looks;  // of the last attention computed, mean over heads
+  const auto attend = [&](const std::string& name, const Tensor& x, const Tensor& memory, bool causal) {
+    const int64_t width = c.dim / c.heads;
+    const auto q = linear(name + ".q_proj", x).split(width, 1), k = linear(name + ".k_proj", memory).split(width, 1),
+               v = linear(name + ".v_proj", memory).split(width, 1);
+    std::vector<Tensor> outs, weights;
+    for (size_t h = 0; h < q.size(); ++h) {
+      Tensor scores = q[h].mm(k[h].t()) / std::sqrt(static_cast<double>(width));
+      if (causal) scores = scores + torch::full_like(scores, -1e30).triu(1);
+      weights.push_back(torch::softmax(scores, 1));
+      outs.push_back(weights.back().mm(v[h]));
+    }
+    looks = torch::stack(weights).mean(0);
+    return linear(name + ".out_proj", torch::cat(outs, 1));
+  };
+  const auto feed = [&](const std::string& layer, const Tensor& x) {
+    const Tensor inner = linear(layer + "fc1", x);
+    return norm(layer + "final_layer_norm", x + linear(layer + "fc2", inner * torch::sigmoid(inner)));
+  };
+  Tensor memory = embed(source), x = embed(target_in);
+  for (int64_t i = 0; i < c.layers; ++i) {
+    const std::string layer = "model.encoder.layers." + std::to_string(i) + ".";
+    memory = norm(layer + "self_attn_layer_norm", memory + attend(layer + "self_attn", memory, memory, false));
+    memory = feed(layer, memory);
+  }
+  for (int64_t i = 0; i < c.layers; ++i) {
+    const std::string layer = "model.decoder.layers." + std::to_string(i) + ".";
+    x = norm(layer + "self_attn_layer_norm", x + attend(layer + "self_attn", x, x, true));
+    x = norm(layer + "encoder_attn_layer_norm", x + attend(layer + "encoder_attn", x, memory, false));
+    x = feed(layer, x);
+  }
+  return {x.mm(p("model.shared.weight").t()) + p("final_logits_bias"), looks};
+}
+
+TEST_P(Models, FollowTheirEquations) {
+  torch::NoGradGuard no_grad;
+  const auto model = model_of(small(GetParam()));
+  const Batch batch = batch_of({6}, {5});
+  const auto plain = GetParam() == "rnn" ? plain_rnn : plain_transformer;
+  const Plain expected = plain(*model, batch.source[0], batch.target_in[0]);
+  EXPECT_LT(largest_difference(model->logits(batch), expected.logits), 1e-5);
+  const auto state = model->start(batch.source, batch.source_lengths);
+  for (int64_t t = 0; t < 5; ++t) {
+    EXPECT_LT(largest_difference(model->step(*state, batch.target_in.select(1, t))[0], expected.logits[t]), 1e-5);
+    EXPECT_LT(largest_difference(model->alignment(*state)[0], expected.looks[t]), 1e-5);
+  }
+}
+
 // ---- The parts ----
 
 TEST(GruTest, EqualsTorchOnPackedSequences) {

@@ -8,6 +8,11 @@
 
 #include <algorithm>
 
+// at::parallel_for is a template: without OpenMP switched on in this file it would run everything on one thread.
+#if AT_PARALLEL_OPENMP && !defined(_OPENMP)
+#error "compile apps/translate/gru.cc with -fopenmp: this LibTorch runs its threads through OpenMP"
+#endif
+
 namespace heed::translate {
 namespace {
 
@@ -39,7 +44,7 @@ void row_backward(int64_t hidden, const T* rz, const T* n, const T* h_n, const T
   const T *r = rz, *z = rz + hidden;
   T *di_r = d_input, *di_z = d_input + hidden, *di_n = d_input + 2 * hidden;
   T *dr_r = d_recurrent, *dr_z = d_recurrent + hidden, *dr_n = d_recurrent + 2 * hidden;
-#pragma GCC ivdep
+#pragma omp simd
   for (int64_t i = 0; i < hidden; ++i) {
     const T g = d_out[i];
     const T dn = g * (1 - z[i]) * (1 - n[i] * n[i]);     // n = tanh(i_n + r * h_n)

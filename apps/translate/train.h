@@ -25,8 +25,8 @@ struct TrainOptions {
   double label_smoothing = 0.1;
   double weight_decay = 1e-4;  // AdamW
   double clip = 1.0;           // gradient norm
-  // The exported weights, which are also those that validation measures, are a running mean over about the last
-  // 1/average of the steps (adamw.h); 0: the weights as they are.
+  // A running mean of the weights over about the last 1/average of the steps (adamw.h) is validated beside the weights,
+  // and the better of the two is exported; 0: no mean.
   int64_t average = 10;
   int64_t validate_every = 0;  // steps; 0: once an epoch
   int64_t patience = 5;        // validations without a better loss before stopping; 0: never
@@ -39,7 +39,7 @@ struct TrainOptions {
 };
 
 // One point of the training curve, also kept in out/training.json: mean negative log-likelihood per target token,
-// without smoothing. valid_loss is that of the weights that would be exported.
+// without smoothing. valid_loss is that of the better of the weights and their running mean.
 using nn::TrainPoint;
 
 struct TrainProgress {

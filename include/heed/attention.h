@@ -91,7 +91,7 @@ struct Attention {
   Score score = Score::dot;          //
   std::optional<double> scale = {};  // see Score; may be negative
   ConstTensor w = {};                // [1, Hq or 1, 1, D], needed by Score::additive and by nothing else
-  ConstTensor bias = {};             // added to the scores: [B or 1, Hq or 1, L or 1, S or 1], any strides
+  ConstTensor bias = {};             // added to the scores: [B or 1, Hq or 1, L or 1, S or 1], rows contiguous
   Mask mask = {};                    // which keys a query sees
   Executor* executor = nullptr;      // nullptr: Heed's own threads
 };
