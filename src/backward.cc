@@ -144,18 +144,20 @@ void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const 
   const int64_t d_bias_row = g.d_bias.shape[2] == 1 ? 0 : g.d_bias.stride[2];
   const float scale2 = static_cast<float>(p.scale * 1.44269504088896340736), scale = static_cast<float>(p.scale);
 
-  const Floats scratch = hwy::AllocateAligned<float>(2 * kTileRows * kBlockKeys + kBlockKeys * (Dp + Dvp));
+  // A short sequence fills a part of a block: clearing all of it would cost more than the products.
+  const int64_t most_keys = std::min(kBlockKeys, round_up(p.S, kLanes));
+  const Floats scratch = hwy::AllocateAligned<float>(2 * kTileRows * kBlockKeys + most_keys * (Dp + Dvp));
   float* s = scratch.get();                 // [rows][kBlockKeys] scores, then weights
   float* ds = s + kTileRows * kBlockKeys;   // [rows][kBlockKeys] d_out.v, then the scores' gradient
   float* dk = ds + kTileRows * kBlockKeys;  // the block's sums, see ScoreGradient
-  float* dv = dk + kBlockKeys * Dp;         // [key][Dvp]
+  float* dv = dk + most_keys * Dp;          // [key][Dvp]
   float ones[kBlockKeys];
   std::fill(ones, ones + kBlockKeys, 1.0f);
   Span spans[kTileRows];
 
   for (int64_t key0 = 0; key0 < p.S; key0 += kBlockKeys) {
     const int64_t keys = std::min(kBlockKeys, p.S - key0);
-    std::fill(dk, dv + kBlockKeys * Dvp, 0.0f);
+    std::fill(dk, dv + most_keys * Dvp, 0.0f);
     for (int64_t x = 0; x < p.group; ++x) {
       Query& query = queries[x];
       for (int64_t t = 0; t < plan.tiles_per_head(); ++t) {
