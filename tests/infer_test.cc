@@ -363,9 +363,10 @@ class TranslatorTest : public testing::TestWithParam<std::string> {
     }();
     return shared;
   }
-  static std::shared_ptr<Model> model(int64_t vocab_size) {
+  static std::shared_ptr<Model> model(int64_t vocab_size, bool lowercase = false) {
     torch::manual_seed(3);
     ModelConfig c;
+    c.lowercase = lowercase;
     c.arch = GetParam();
     c.vocab = vocab_size;
     c.dim = 32;
@@ -440,6 +441,14 @@ TEST_P(TranslatorTest, IsBeamSearchWithTextAroundIt) {
     EXPECT_EQ(got.target_pieces[i], vocab()->piece(expected.tokens[i]));
   }
   for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(got.source_pieces[i], vocab()->piece(static_cast<int>(ids[i])));
+}
+
+TEST_P(TranslatorTest, ALowerCasedModelLowersItsInput) {
+  const std::vector<std::string> loud = {"Two MEN jumps over Water."}, quiet = {"two men jumps over water."};
+  const Translator plain = translator(), lowering(model(vocab()->size(), /*lowercase=*/true), vocab());
+  EXPECT_EQ(lowering.translate(loud)[0].source_pieces, plain.translate(quiet)[0].source_pieces);
+  EXPECT_EQ(lowering.translate(loud)[0].text, plain.translate(quiet)[0].text);
+  EXPECT_NE(plain.translate(loud)[0].source_pieces, plain.translate(quiet)[0].source_pieces);
 }
 
 TEST_P(TranslatorTest, ShapesAndLimits) {

@@ -79,6 +79,7 @@ INSTANTIATE_TEST_SUITE_P(Arch, Models, testing::Values("rnn", "transformer"), []
 TEST_P(Models, ConfigSurvivesJson) {
   ModelConfig c = small(GetParam());
   c.dropout = 0.25;
+  c.lowercase = true;
   if (c.arch == "rnn") c.max_positions = ModelConfig{}.max_positions;
   const ModelConfig back = ModelConfig::from_json(nlohmann::json::parse(c.to_json().dump()));
   EXPECT_EQ(back.arch, c.arch);
@@ -86,6 +87,7 @@ TEST_P(Models, ConfigSurvivesJson) {
   EXPECT_EQ(back.dim, c.dim);
   EXPECT_EQ(back.layers, c.layers);
   EXPECT_EQ(back.dropout, c.dropout);
+  EXPECT_EQ(back.lowercase, c.lowercase);
   EXPECT_EQ(back.max_positions, c.max_positions);
   if (c.arch == "rnn") {
     EXPECT_EQ(back.hidden, c.hidden);

@@ -82,6 +82,7 @@ std::string error_of(const std::function<void()>& f) {
 class Train : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
+    torch::set_num_threads(2);  // the same bits must come from several threads, too
     std::string name = (fs::temp_directory_path() / "heed-train-XXXXXX").string();
     ASSERT_NE(::mkdtemp(name.data()), nullptr);
     dir_ = name;
@@ -171,6 +172,7 @@ TEST(TrainChild, DISABLED_Run) {
   const char* out = std::getenv("HEED_TRAIN_CHILD_OUT");
   const char* arch = std::getenv("HEED_TRAIN_CHILD_ARCH");
   if (out == nullptr || arch == nullptr) GTEST_SKIP() << "only a part of the test KillAtAnyMoment";
+  torch::set_num_threads(2);
   TrainOptions o = small(out, arch);
   o.steps = 80;
   o.validate_every = 8;
@@ -178,10 +180,10 @@ TEST(TrainChild, DISABLED_Run) {
 }
 
 pid_t start_child(const std::string& out, const std::string& arch) {
+  ::setenv("HEED_TRAIN_CHILD_OUT", out.c_str(), 1);  // before the fork: behind it, memory must not be allocated
+  ::setenv("HEED_TRAIN_CHILD_ARCH", arch.c_str(), 1);
   const pid_t child = ::fork();
   if (child != 0) return child;
-  ::setenv("HEED_TRAIN_CHILD_OUT", out.c_str(), 1);
-  ::setenv("HEED_TRAIN_CHILD_ARCH", arch.c_str(), 1);
   const int null = ::open("/dev/null", O_WRONLY);
   ::dup2(null, STDOUT_FILENO);
   ::execl("/proc/self/exe", "train_test", "--gtest_also_run_disabled_tests", "--gtest_filter=TrainChild.DISABLED_Run",

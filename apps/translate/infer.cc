@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "apps/translate/search.h"
+#include "apps/translate/utf8.h"
 
 namespace heed::translate {
 namespace {
@@ -106,7 +107,7 @@ std::vector<Translation> Translator::translate(std::span<const std::string> sent
   std::vector<size_t> order;  // of the sentences that are not empty
   sources.reserve(sentences.size());
   for (size_t i = 0; i < sentences.size(); ++i) {
-    sources.push_back(encode(*vocab_, sentences[i], most));
+    sources.push_back(encode(*vocab_, model_->config().lowercase ? lower(sentences[i]) : sentences[i], most));
     results[i].left_out = sources[i].left_out;
     if (!sources[i].ids.empty()) order.push_back(i);
   }

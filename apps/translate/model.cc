@@ -188,6 +188,12 @@ ModelConfig ModelConfig::from_json(const json& j) {
     throw Error("config.json is for a " + quoted(type) + " model; heed translate reads \"marian\" and \"heed-rnn\"");
   }
   c.dropout = probability(j, "dropout");
+  if (j.contains("do_lower_case")) {
+    const json& value = member(j, "do_lower_case");
+    if (!value.is_boolean())
+      throw Error("config.json's \"do_lower_case\" is " + quoted(value) + "; it must be true or false");
+    c.lowercase = value.get<bool>();
+  }
   check(c);
   return c;
 }
@@ -197,6 +203,7 @@ json ModelConfig::to_json() const {
   json j = special_tokens();
   j["vocab_size"] = vocab;
   j["dropout"] = dropout;
+  j["do_lower_case"] = lowercase;
   j["torch_dtype"] = "float32";
   j["is_encoder_decoder"] = true;
   if (arch == "rnn") {

@@ -26,6 +26,7 @@ struct ModelConfig {
   int64_t ffn = 1024;           // transformer
   double dropout = 0.1;         //
   int64_t max_positions = 512;  // transformer
+  bool lowercase = false;       // the model knows lower-cased text only; its input is lower-cased for it
   static ModelConfig from_json(
       const nlohmann::json& json);  // throws heed::Error naming the key that is missing or wrong
   nlohmann::json to_json() const;   // Hugging Face's keys (model_type "marian" for transformer)

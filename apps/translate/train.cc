@@ -333,6 +333,7 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
   }
   ModelConfig config = options.model;
   config.vocab = vocab.size();
+  config.lowercase = options.lowercase;
   const int64_t max_pieces = config.arch == "transformer" ? std::min(kMaxPieces, config.max_positions - 1) : kMaxPieces;
   Examples train_examples = encode_pairs(data.train, vocab, max_pieces);
   Examples valid_examples = encode_pairs(data.validation, vocab, max_pieces);
