@@ -154,6 +154,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return fail(usage_message(heed, error), kUsage);
   }
+  // The two commands that do without LibTorch need not start twice.
+  if (!heed.got_subcommand("info") && !heed.got_subcommand("explain")) nn::wait_passively(argv);
   nn::use_threads();  // Debian's LibTorch starts with one
   return program.chosen();
 }

@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 #include <heed/attention.h>
 #include <torch/version.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -132,6 +133,12 @@ void use_threads(int n) {
   const bool torch_knows = std::getenv("HEED_THREADS") == nullptr && std::getenv("OMP_NUM_THREADS") != nullptr;
   if (n == 0) n = torch_knows ? at::get_num_threads() : heed::threads();
   at::set_num_threads(n);
+}
+
+void wait_passively(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  execv("/proc/self/exe", argv);  // comes back only if it fails, and then all is as it was
 }
 
 }  // namespace heed::nn

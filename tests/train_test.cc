@@ -99,6 +99,7 @@ INSTANTIATE_TEST_SUITE_P(Arch, TrainBoth, testing::Values("rnn", "transformer"),
                          [](const auto& info) { return info.param; });
 
 TEST_P(TrainBoth, LearnsToReverse) {
+  torch::set_num_threads(1);  // the tensors are too small for more
   TrainOptions o = small(path("m"), GetParam());
   o.steps = GetParam() == "rnn" ? 300 : 500;
   o.validate_every = 100;

@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <map>
 
 #include "libtorch/files.h"
 #include "libtorch/interrupt.h"
@@ -49,6 +50,8 @@ class Regression : public TrainingTask {
     return 4;
   }
   StepLoss loss(int64_t index) override {
+    EXPECT_TRUE(net_.is_training());
+    EXPECT_TRUE(at::globalContext().deterministicAlgorithms());
     const int64_t begin = (index * 16 + epoch_ * 16) % 64;
     const auto loss = torch::mse_loss(net_.forward(x_.narrow(0, begin, 16)), y_.narrow(0, begin, 16)) * scale_;
     return {loss, loss.item<double>() * 16, 16};
@@ -222,6 +225,7 @@ TEST_F(Trainer, Learns) {
   run({}, &summary);
   EXPECT_EQ(summary.steps, 400);
   EXPECT_EQ(summary.units, 6400);
+  EXPECT_FALSE(at::globalContext().deterministicAlgorithms()) << "as it was before";
   EXPECT_EQ(summary.curve.size(), 100u);
   EXPECT_LT(summary.best_valid_loss, 0.3);
   EXPECT_GT(summary.curve.front().valid_loss, 1);
@@ -247,8 +251,11 @@ TEST_F(Trainer, TheModuleHoldsTheBestWeights) {
 TEST_F(Trainer, ResumesToTheSameBits) {
   TrainSummary whole, pieces;
   const auto expected = run({}, &whole);
+  // Not only the result: whatever the checkpoint holds, running mean, optimiser and generator included, must be equal.
+  const auto state = load_checkpoint(options_.checkpoint).tensors;
   fs::remove_all(options_.checkpoint);
   expect_equal(run({1, 7, 8, 20, 29}, &pieces), expected);
+  expect_equal(load_checkpoint(options_.checkpoint).tensors, state);
   EXPECT_EQ(pieces.best_valid_loss, whole.best_valid_loss);
   EXPECT_EQ(pieces.best_step, whole.best_step);
   ASSERT_EQ(pieces.curve.size(), whole.curve.size());
@@ -262,6 +269,27 @@ TEST_F(Trainer, ResumesToTheSameBits) {
   Regression task(*net);
   EXPECT_EQ(train(*net, task, options_).steps, whole.steps);
   expect_equal(weights(*net), expected);
+}
+
+// The running mean is looked at and put back: it changes what is kept, never where the training goes.
+TEST_F(Trainer, TheRunningMeanDoesNotDisturb) {
+  const auto tensors = [&](int64_t average) {
+    options_.optimizer.average = average;
+    options_.checkpoint = (dir_ / std::to_string(average)).string();
+    run({});
+    std::map<std::string, torch::Tensor> result;
+    for (const auto& [name, tensor] : load_checkpoint(options_.checkpoint).tensors) result[name] = tensor;
+    return result;
+  };
+  auto with = tensors(10), without = tensors(0);
+  EXPECT_EQ(without.count("average.first.weight"), 0u);
+  ASSERT_EQ(with.count("average.first.weight"), 1u);
+  ASSERT_EQ(with.count("average.norm.running_mean"), 1u);
+  EXPECT_FALSE(torch::equal(with["average.first.weight"], with["model.first.weight"]));
+  for (const char* name :
+       {"model.first.weight", "model.norm.running_mean", "exp_avg.last.bias", "exp_avg_sq.last.bias"}) {
+    EXPECT_TRUE(torch::equal(with.at(name), without.at(name))) << name;
+  }
 }
 
 TEST_F(Trainer, SecondsCarryOver) {
