@@ -31,8 +31,7 @@ void use_threads(int n = 0);
 // Starts the program again, in the same process, with OMP_WAIT_POLICY=passive, unless that variable or GOMP_SPINCOUNT
 // is set; call it once, first thing when LibTorch is going to work, with main's argv. By default libgomp's threads spin
 // while they wait, and it reads the policy only as it is loaded. On two cores of which others want a part, spinning
-// made a GRU's training 5 to 6 times slower, and on quiet ones it gained nothing. Returns if there is nothing to change
-// or no way to.
+// made a GRU's training several times slower. Returns if there is nothing to change or no way to.
 void wait_passively(char** argv);
 
 }  // namespace heed::nn
