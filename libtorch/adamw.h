@@ -20,9 +20,9 @@ struct AdamWOptions {
   int64_t average = 10;        // keep a running mean over about the last 1/average of all steps; 0: none
 };
 
-// Loshchilov & Hutter 2019, the same update as torch::optim::AdamW. That one walks the weights about ten times, which
-// for a large vocabulary is a tenth of the training time; this one works on pieces that fit the cache. Its bits do not
-// depend on the number of threads.
+// Loshchilov & Hutter 2019, the same update as torch::optim::AdamW, with clipping and averaging in one walk over pieces
+// that fit the cache; its bits do not depend on the number of threads. On trial (docs/design.md, section 5): no clear
+// gain in time over LibTorch's has been measured.
 //
 // The running mean is that of Shamir & Zhang 2013 (polynomial-decay averaging): after step t,
 // mean += (w - mean) * min(1, average / (t + average - 1)). Its window grows with the run, so one setting does for a
