@@ -4,6 +4,7 @@
 #include "check.h"
 #include "passes.h"
 #include "reference.h"
+#include "threads.h"
 
 namespace heed {
 
@@ -11,14 +12,18 @@ void forward(const Attention& a, const Output& result) {
   const Problem p = check_forward(a, result);
   if (a.q.dtype == DType::f64) return reference::forward(p, result);
   settle_target();
-  forward_pass(p, Plan(p), result);
+  Plan once;
+  Plan::State& plan = (a.plan ? *a.plan : once).state();
+  const InUse mark(plan);
+  plan.prepare(p, workers(a.executor));
+  forward_pass(p, plan, result);
 }
 
 void backward(const Attention& a, const Incoming& in, const Gradients& gradients) {
   const Problem p = check_backward(a, in, gradients);
   if (a.q.dtype == DType::f64) return reference::backward(p, in, gradients);
   settle_target();
-  backward_pass(p, Plan(p), in, gradients);
+  backward_pass(p, in, gradients);
 }
 
 std::string version() { return HEED_VERSION; }

@@ -9,6 +9,7 @@
 // clang-format off
 #include "hwy/foreach_target.h"  // compiles this file once for each target
 // clang-format on
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -49,6 +50,9 @@ struct WholeRows {
   }
 };
 
+// Rows of one tile. A tile's weights and their gradients (2 x 48 x 256 floats) stay in L2.
+constexpr int64_t kTileRows = 48;
+
 inline float DotRow(const float* a, const float* b, int64_t n) {
   const F d;
   HWY_ALIGN float lanes[kLanes] = {};
@@ -60,22 +64,29 @@ inline float DotRow(const float* a, const float* b, int64_t n) {
   return SumLanes(lanes);
 }
 
-// p = 2^(t - lse2) of a row of finished scores, and ds = p (dp - delta). A weight of 0 gives 0 whatever dp is.
+// p = 2^(t - lse2) of a row of finished scores, and ds = p (dp - delta), the gradient of the score with its bias; a
+// weight of 0 gives 0 whatever dp is.
 inline void WeightsAndGradient(float* t, float* dp, int64_t width, float lse2, float delta) {
   const F d;
-  const VF l = hn::Set(d, lse2), del = hn::Set(d, delta), floor = hn::Set(d, kFloor), zero = hn::Zero(d);
+  const VF l = hn::Set(d, lse2), del = hn::Set(d, delta), zero = hn::Zero(d);
   for (int64_t j = 0; j < width; j += kVector) {
-    const VF x = hn::LoadU(d, t + j);
-    const VF p = hn::IfThenElse(hn::Eq(x, floor), zero, Exp2(d, hn::Sub(x, l), zero));
+    const VF p = Exp2(d, hn::Sub(hn::LoadU(d, t + j), l), zero);
     hn::StoreU(p, d, t + j);
     const VF ds = hn::Mul(p, hn::Sub(hn::LoadU(d, dp + j), del));
     hn::StoreU(hn::IfThenElse(hn::Eq(p, zero), zero, ds), d, dp + j);
   }
 }
 
+// ds becomes the gradient of the score before the cap: d cap(s) / d s = 1 - tanh^2.
+inline void ThroughCap(float* ds, int64_t width, const float* slope) {
+  const F d;
+  for (int64_t j = 0; j < width; j += kVector)
+    hn::StoreU(hn::Mul(hn::LoadU(d, ds + j), hn::LoadU(d, slope + j)), d, ds + j);
+}
+
 // One KV head of one batch. dw: [group][D] sums of this head's queries, or nullptr.
 template <class Score>
-void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const Gradients& g, int64_t b, int64_t hkv,
+void BackwardHead(const Problem& p, const Tiling& tiling, const Incoming& in, const Gradients& g, int64_t b, int64_t hkv,
                   float* dw) {
   const auto head = [&](const auto& t, int64_t h) {
     using T = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(t.data)>>, const float, float>;
@@ -83,15 +94,16 @@ void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const 
   };
   const int64_t D = p.D, Dv = p.Dv, Dp = round_up(D, kLanes), Dvp = round_up(Dv, kLanes);
   const bool want_scores = g.d_q.data || g.d_k.data || g.d_bias.data || dw;
-  const Span hull = plan.keys(b);
-  const int64_t first_panel = hull.begin / kLanes, panels = (hull.end + kLanes - 1) / kLanes - first_panel;
+  const Span hull = tiling.keys(b);
+  const int64_t first_key = hull.begin / kWidestPanel * kWidestPanel;
+  const int64_t room = round_up(hull.end, kWidestPanel) - first_key;
 
   // K and V of the head, transposed for q.k and d_out.v, and K's rows for dq.
-  const Floats k_panels = hwy::AllocateAligned<float>(std::max<int64_t>(1, panels * kLanes * D));
-  const Floats v_panels = hwy::AllocateAligned<float>(std::max<int64_t>(1, panels * kLanes * Dv));
-  PackTransposed(head(p.a.k, hkv), p.a.k.stride[2], first_panel * kLanes, hull.end, D, k_panels.get());
+  const Floats k_panels = hwy::AllocateAligned<float>(std::max<int64_t>(1, room * D));
+  const Floats v_panels = hwy::AllocateAligned<float>(std::max<int64_t>(1, room * Dv));
+  PackPanels(head(p.a.k, hkv), p.a.k.stride[2], hull.begin, hull.end, D, k_panels.get() - first_key * D);
   if (want_scores)
-    PackTransposed(head(p.a.v, hkv), p.a.v.stride[2], first_panel * kLanes, hull.end, Dv, v_panels.get());
+    PackPanels(head(p.a.v, hkv), p.a.v.stride[2], hull.begin, hull.end, Dv, v_panels.get() - first_key * Dv);
   WholeRows k_rows;
   if (g.d_q.data && p.a.score == heed::Score::dot) k_rows = WholeRows(head(p.a.k, hkv), p.a.k.stride[2], hull, D);
 
@@ -117,8 +129,7 @@ void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const 
     query.score = {
         head(p.a.q, h),
         p.a.q.stride[2],
-        k_panels.get(),
-        first_panel,
+        nullptr,
         D,
         p.a.w.data ? static_cast<const float*>(p.a.w.data) + broadcast(p.a.w.shape, p.a.w.stride, h) : nullptr};
     query.lse2.resize(p.L);
@@ -142,17 +153,18 @@ void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const 
   }
   const int64_t bias_row = bias.shape[2] == 1 ? 0 : bias.stride[2], bias_key = bias.shape[3] == 1 ? 0 : 1;
   const int64_t d_bias_row = g.d_bias.shape[2] == 1 ? 0 : g.d_bias.stride[2];
-  const float scale2 = static_cast<float>(p.scale * 1.44269504088896340736), scale = static_cast<float>(p.scale);
+  const float scale = static_cast<float>(p.scale);
+  Finish finish{static_cast<float>(p.scale * 1.44269504088896340736), static_cast<float>(p.a.softcap) * kLog2e};
+  if (bias.shape[3] == 1) finish.bias_stride = 0;
+  HWY_ALIGN float slope[kBlockKeys];  // of the softcap
 
   // A short sequence fills a part of a block: clearing all of it would cost more than the products.
-  const int64_t most_keys = std::min(kBlockKeys, round_up(p.S, kLanes));
+  const int64_t most_keys = std::min(kBlockKeys, round_up(p.S, kWidestPanel));
   const Floats scratch = hwy::AllocateAligned<float>(2 * kTileRows * kBlockKeys + most_keys * (Dp + Dvp));
   float* s = scratch.get();                 // [rows][kBlockKeys] scores, then weights
   float* ds = s + kTileRows * kBlockKeys;   // [rows][kBlockKeys] d_out.v, then the scores' gradient
   float* dk = ds + kTileRows * kBlockKeys;  // the block's sums, see ScoreGradient
   float* dv = dk + most_keys * Dp;          // [key][Dvp]
-  float ones[kBlockKeys];
-  std::fill(ones, ones + kBlockKeys, 1.0f);
   Span spans[kTileRows];
 
   for (int64_t key0 = 0; key0 < p.S; key0 += kBlockKeys) {
@@ -160,8 +172,11 @@ void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const 
     std::fill(dk, dv + most_keys * Dvp, 0.0f);
     for (int64_t x = 0; x < p.group; ++x) {
       Query& query = queries[x];
-      for (int64_t t = 0; t < plan.tiles_per_head(); ++t) {
-        const Tile& tile = plan.tile(b, hkv * p.group + x, t);
+      // A block that begins before the hull is packed from the hull on; nothing before it is looked at.
+      query.score.k = k_panels.get() + (key0 - first_key) * D;
+      const float* v_block = v_panels.get() + (key0 - first_key) * Dv;
+      for (int64_t t = 0; t < tiling.tiles(); ++t) {
+        const Tile& tile = tiling.tile(b, t);
         if (tile.cover(key0, key0 + keys) == Cover::empty) continue;
         const int64_t rows = tile.row1 - tile.row0;
         // The keys of the block that the tile sees, in whole panels: beyond them nothing is computed or read.
@@ -171,7 +186,7 @@ void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const 
           n = NextGroup(rows - r);
           Span group{keys, 0};
           for (int64_t i = r; i < r + n; ++i) {
-            const Span row = plan.row(b, tile.row0 + i);
+            const Span row = tiling.row(b, tile.row0 + i);
             spans[i] = {std::clamp<int64_t>(row.begin - key0, 0, keys), std::clamp<int64_t>(row.end - key0, 0, keys)};
             // A row whose scores are all -inf has lse = -inf and no weights.
             if (spans[i].begin >= spans[i].end || query.lse2[tile.row0 + i] == -std::numeric_limits<float>::infinity())
@@ -181,33 +196,32 @@ void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const 
           }
           if (group.begin >= group.end) group = {seen.begin, seen.begin};
           const int64_t first = group.begin / kLanes * kLanes, width = round_up(group.end, kLanes) - first;
-          const int64_t panel0 = (key0 + first) / kLanes, panel1 = panel0 + width / kLanes;
+          const int64_t v0 = first / kVector, v1 = v0 + width / kVector;
           for (int64_t i = r; i < r + n; ++i)
             for (float* block : {s, ds}) {
               std::fill(block + i * kBlockKeys + seen.begin, block + i * kBlockKeys + first, 0.0f);
               std::fill(block + i * kBlockKeys + first + width, block + i * kBlockKeys + seen.end, 0.0f);
             }
           if (width == 0) continue;
-          Score::Scores(query.score, tile.row0 + r, n, panel0, panel1, s + r * kBlockKeys + first);
+          Score::Scores(query.score, tile.row0 + r, n, v0, v1, s + r * kBlockKeys + first);
           if (want_scores) {
             const int64_t stride = in.d_out.stride[2];
             const Product t{head(in.d_out, hkv * p.group + x) + (tile.row0 + r) * stride,
                             stride,
-                            1,
-                            v_panels.get() + (panel0 - first_panel) * Dv * kLanes,
-                            kLanes,
-                            Dv * kLanes,
-                            ds + r * kBlockKeys + first,
-                            kBlockKeys,
-                            nullptr};
-            StripOf(n, t, 0, 0, Dv, 0, panel1 - panel0);
+                            v_block,
+                            kPanel,
+                            Dv * kPanel,
+                            ds + r * kBlockKeys,
+                            kBlockKeys};
+            StripOf<false, false>(n, t, 0, {0, Dv}, nullptr, v0, v1);
           }
           for (int64_t i = r; i < r + n; ++i) {
             const int64_t row = tile.row0 + i;
             float* block = s + i * kBlockKeys + first;
-            const float* row_bias = query.bias ? query.bias + row * bias_row + (key0 + first) * bias_key : nullptr;
-            FinishScores(block, {spans[i].begin - first, spans[i].end - first}, width, scale2, row_bias, bias_key);
-            WeightsAndGradient(block, ds + i * kBlockKeys + first, width, query.lse2[row], query.delta[row]);
+            finish.bias = query.bias ? query.bias + row * bias_row + (key0 + first) * bias_key : nullptr;
+            FinishScores(block, {spans[i].begin - first, spans[i].end - first}, width, finish, slope);
+            WeightsAndGradient(block, ds + i * kBlockKeys + first, width, spans[i].begin < spans[i].end ? query.lse2[row] : 0.0f,
+                               query.delta[row]);
             if (query.d_bias) {
               const float* from = ds + i * kBlockKeys;
               float* to = query.d_bias + row * d_bias_row;
@@ -216,12 +230,13 @@ void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const 
               else
                 for (int64_t j = spans[i].begin; j < spans[i].end; ++j) to[key0 + j] += from[j];
             }
+            if (finish.cap2 > 0) ThroughCap(ds + i * kBlockKeys + first, width, slope);
           }
         }
         if (g.d_v.data)  // dv_j += sum over i of p_ij d_out_i: p read the other way round
-          Multiply({s + seen.begin, 1, kBlockKeys, query.d_out.data + tile.row0 * query.d_out.stride,
-                    query.d_out.stride, kLanes, dv + seen.begin * Dvp, Dvp, ones},
-                   seen.end - seen.begin, rows, 0, Dvp / kLanes);
+          MultiplyTransposed({s + seen.begin, kBlockKeys, query.d_out.data + tile.row0 * query.d_out.stride,
+                              query.d_out.stride, kPanel, dv + seen.begin * Dvp, Dvp, kOnes},
+                             seen.end - seen.begin, rows, Dvp / kVector);
         if (g.d_q.data || g.d_k.data || dw)
           Score::Back(query.score, {ds, spans, tile.row0, rows, key0, seen,
                                     query.q.data ? query.q.data + tile.row0 * query.q.stride : nullptr, query.q.stride,
@@ -234,7 +249,7 @@ void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const 
       if (g.d_k.data) {
         float* to = head(g.d_k, hkv) + (key0 + j) * g.d_k.stride[2];
         for (int64_t x = 0; x < D; ++x)
-          to[x] = scale * (Score::kTransposedDk ? dk[(j / kLanes * D + x) * kLanes + j % kLanes] : dk[j * Dp + x]);
+          to[x] = scale * (Score::kTransposedDk ? dk[(j / kPanel * D + x) * kPanel + j % kPanel] : dk[j * Dp + x]);
       }
       if (g.d_v.data) std::memcpy(head(g.d_v, hkv) + (key0 + j) * g.d_v.stride[2], dv + j * Dvp, Dv * sizeof(float));
     }
@@ -251,7 +266,8 @@ void BackwardHead(const Problem& p, const Plan& plan, const Incoming& in, const 
   }
 }
 
-void Backward(const Problem& p, const Plan& plan, const Incoming& in, const Gradients& g) {
+void Backward(const Problem& p, const Incoming& in, const Gradients& g) {
+  const Tiling tiling(p, 1, kTileRows);
   // A bias gradient is zeroed here, row by row, and then added to by whoever owns it.
   if (g.d_bias.data)
     for (int64_t b = 0; b < g.d_bias.shape[0]; ++b)
@@ -272,9 +288,9 @@ void Backward(const Problem& p, const Plan& plan, const Incoming& in, const Grad
       for (int64_t h = h0; h < h1; ++h) {
         float* mine = dw.empty() ? nullptr : dw.data() + (b * p.Hq + h * p.group) * p.D;
         if (p.a.score == Score::dot)
-          BackwardHead<DotScore>(p, plan, in, g, b, h, mine);
+          BackwardHead<DotScore>(p, tiling, in, g, b, h, mine);
         else
-          BackwardHead<AdditiveScore>(p, plan, in, g, b, h, mine);
+          BackwardHead<AdditiveScore>(p, tiling, in, g, b, h, mine);
       }
   });
 
@@ -299,8 +315,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace heed {
 HWY_EXPORT(Backward);
-void backward_pass(const Problem& p, const Plan& plan, const Incoming& in, const Gradients& gradients) {
-  HWY_DYNAMIC_DISPATCH(Backward)(p, plan, in, gradients);
+void backward_pass(const Problem& p, const Incoming& in, const Gradients& gradients) {
+  HWY_DYNAMIC_DISPATCH(Backward)(p, in, gradients);
 }
 }  // namespace heed
 #endif

@@ -12,18 +12,24 @@ std::string text(const Shape& s) {
   return "[" + text(s[0]) + ", " + text(s[1]) + ", " + text(s[2]) + ", " + text(s[3]) + "]";
 }
 
-const char* text(DType t) { return t == DType::f32 ? "f32" : "f64"; }
+const char* text(DType t) {
+  constexpr const char* kNames[] = {"f32", "f64", "f16", "bf16"};
+  return kNames[static_cast<int>(t)];
+}
 
-// A view that is there, of a known dtype, with sizes that can be, and rows that lie in one piece.
+bool narrow(DType t) { return t == DType::f16 || t == DType::bf16; }
+
+// A view that is there, of a known dtype, with sizes that can be. One without elements needs no data.
 void check_view(const char* name, const ConstTensor& t) {
-  if (!t.data) throw Error(std::string(name) + " has no data; give a tensor");
-  if (t.dtype != DType::f32 && t.dtype != DType::f64)
+  const bool empty = t.shape[0] * t.shape[1] * t.shape[2] * t.shape[3] == 0 && t.shape != Shape{};
+  if (!t.data && !empty) throw Error(std::string(name) + " has no data; give a tensor");
+  if (t.dtype != DType::f32 && t.dtype != DType::f64 && !narrow(t.dtype))
     throw Error(std::string(name) + " has dtype number " + text(static_cast<int64_t>(t.dtype)) +
-                "; this version computes f32 (0) and f64 (1)");
+                "; there are f32 (0), f64 (1), f16 (2) and bf16 (3)");
   double elements = 1;
   for (int axis = 0; axis < 4; ++axis) {
-    if (t.shape[axis] < 1)
-      throw Error(std::string(name) + " has shape " + text(t.shape) + "; every size must be at least 1");
+    if (t.shape[axis] < 0)
+      throw Error(std::string(name) + " has shape " + text(t.shape) + "; a size cannot be negative");
     elements *= static_cast<double>(t.shape[axis]);
   }
   if (elements > 0x1p60)
@@ -61,6 +67,9 @@ Problem check_problem(const Attention& a, bool with_v) {
   check_view("k", a.k);
   check_rows("q", a.q);
   check_rows("k", a.k);
+  if (a.q.shape[1] < 1 || a.k.shape[1] < 1)
+    throw Error("q has " + text(a.q.shape[1]) + " heads and k has " + text(a.k.shape[1]) +
+                "; both need at least 1");
   Problem p{a, a.q.shape[0], a.q.shape[1], a.k.shape[1], 0, a.q.shape[2], a.k.shape[2], a.q.shape[3], 0, 0};
   if (a.k.shape[0] != p.B)
     throw Error("k has batch " + text(a.k.shape[0]) + " but q has batch " + text(p.B) + "; they must be equal");
@@ -105,8 +114,10 @@ Problem check_problem(const Attention& a, bool with_v) {
       if (a.bias.shape[axis] != 1 && a.bias.shape[axis] != full[axis])
         throw Error("bias has shape " + text(a.bias.shape) + " but the scores have " + text(full) + "; axis " +
                     text(axis) + " must be 1 or " + text(full[axis]));
-    check_dtype("bias", a.bias, a.q.dtype);
+    if (a.bias.dtype != DType::f32 || !narrow(a.q.dtype)) check_dtype("bias", a.bias, a.q.dtype);
   }
+  if (!(a.softcap >= 0 && a.softcap <= 1e30))
+    throw Error("softcap is " + std::to_string(a.softcap) + "; it must be positive, or 0 for none");
   a.mask.check(p.mask_shape());
   return p;
 }
@@ -129,13 +140,21 @@ void check_read(const char* name, const ConstTensor& t, const Shape& want, const
 Problem check_forward(const Attention& a, const Output& result) {
   const Problem p = check_problem(a, true);
   check_written("out", result.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
-  if (result.lse.data) check_written("lse", result.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", a.q.dtype);
+  if (result.lse.data) {
+    const DType exact = narrow(a.q.dtype) ? DType::f32 : a.q.dtype;
+    if (result.lse.dtype != exact)
+      throw Error(std::string("lse is ") + text(result.lse.dtype) + " but for q of " + text(a.q.dtype) + " it must be " +
+                  text(exact));
+    check_written("lse", result.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", exact);
+  }
   return p;
 }
 
 Problem check_backward(const Attention& a, const Incoming& in, const Gradients& g) {
   const Problem p = check_problem(a, true);
   const DType t = a.q.dtype;
+  if (narrow(t))
+    throw Error(std::string("q is ") + text(t) + " but this version's backward computes f32 and f64; convert to f32");
   check_read("out", in.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", t);
   check_read("lse", in.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", t);
   check_read("d_out", in.d_out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", t);

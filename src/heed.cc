@@ -55,6 +55,14 @@ heed_tensor dense(void* data, heed_dtype dtype, int64_t n0, int64_t n1, int64_t 
   return {data, dtype, {n0, n1, n2, n3}, {n1 * n2 * n3, n2 * n3, n3, 1}};
 }
 
+}  // namespace
+
+struct heed_plan {
+  heed::Plan plan;
+};
+
+namespace {
+
 class Lent final : public heed::Executor {
  public:
   explicit Lent(const heed_executor& e) : e_(e) {}
@@ -85,6 +93,8 @@ heed_status with_problem(const heed_attention* c, F&& f) {
     a.w = view(c->w);
     a.bias = view(c->bias);
     if (c->mask) a.mask = c->mask->mask;
+    a.softcap = c->softcap;
+    if (c->plan) a.plan = &c->plan->plan;
     std::optional<Lent> lent;
     if (c->executor.run) a.executor = &lent.emplace(c->executor);
     f(a);
@@ -103,6 +113,10 @@ heed_tensor heed_dense_f32(const float* data, int64_t n0, int64_t n1, int64_t n2
 }
 heed_tensor heed_dense_f64(const double* data, int64_t n0, int64_t n1, int64_t n2, int64_t n3) {
   return dense(const_cast<double*>(data), HEED_F64, n0, n1, n2, n3);
+}
+
+heed_tensor heed_dense(const void* data, heed_dtype dtype, int64_t n0, int64_t n1, int64_t n2, int64_t n3) {
+  return dense(const_cast<void*>(data), dtype, n0, n1, n2, n3);
 }
 
 heed_mask* heed_mask_causal(void) {
@@ -127,6 +141,13 @@ heed_mask* heed_mask_and(const heed_mask* a, const heed_mask* b) {
   return made([&] { return (a ? a->mask : heed::Mask()) & (b ? b->mask : heed::Mask()); });
 }
 void heed_mask_free(heed_mask* mask) { delete mask; }
+
+heed_plan* heed_plan_new(void) {
+  heed_plan* plan = nullptr;
+  guarded([&] { plan = new heed_plan; });
+  return plan;
+}
+void heed_plan_free(heed_plan* plan) { delete plan; }
 
 void heed_attention_init(heed_attention* a) {
   if (!a) return;

@@ -15,6 +15,7 @@ class Mask::Node {
   virtual Span row(const MaskShape& shape, int64_t batch, int64_t head, int64_t query) const = 0;
   virtual bool varies_by_batch() const { return false; }
   virtual void check(const MaskShape&) const {}
+  virtual bool equals(const Node& other) const = 0;
 };
 
 namespace {
@@ -34,6 +35,10 @@ class Window final : public Mask::Node {
     const int64_t p = add(query, offset_.value_or(shape.keys - shape.queries));
     return {left_ < 0 ? 0 : add(p, -left_), right_ < 0 ? shape.keys : add(add(p, right_), 1)};
   }
+  bool equals(const Node& other) const override {
+    const auto* o = dynamic_cast<const Window*>(&other);
+    return o && left_ == o->left_ && right_ == o->right_ && offset_ == o->offset_;
+  }
 
  private:
   int64_t left_, right_;  // -1: unbounded
@@ -50,6 +55,10 @@ class Lengths final : public Mask::Node {
     if (static_cast<int64_t>(keys_.size()) != shape.batch)
       throw Error("lengths() has " + std::to_string(keys_.size()) + " entries but the batch is " +
                   std::to_string(shape.batch) + "; give one length for each batch");
+  }
+  bool equals(const Node& other) const override {
+    const auto* o = dynamic_cast<const Lengths*>(&other);
+    return o && keys_ == o->keys_;
   }
 
  private:
@@ -68,6 +77,10 @@ class Both final : public Mask::Node {
   void check(const MaskShape& shape) const override {
     a_->check(shape);
     b_->check(shape);
+  }
+  bool equals(const Node& other) const override {
+    const auto* o = dynamic_cast<const Both*>(&other);
+    return o && a_->equals(*o->a_) && b_->equals(*o->b_);
   }
 
  private:
@@ -93,6 +106,11 @@ Mask operator&(const Mask& a, const Mask& b) {
   if (!a.node_) return b;
   if (!b.node_) return a;
   return Mask(std::make_shared<Both>(a.node_, b.node_));
+}
+
+bool operator==(const Mask& a, const Mask& b) {
+  if (a.node_ == b.node_) return true;
+  return a.node_ && b.node_ && a.node_->equals(*b.node_);
 }
 
 Mask causal(std::optional<int64_t> offset) { return window(-1, 0, offset); }

@@ -1,6 +1,4 @@
-// K and V of one head laid out for the kernel: 16 keys or 16 columns side by side, padded with zeros.
-//
-// Per-target code: included by each pass inside foreach_target.
+// K, V and Q laid out for the kernel, widened to f32: panels of keys or columns side by side. Per-target code.
 #if defined(HEED_PACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HEED_PACK_INL_H_
 #undef HEED_PACK_INL_H_
@@ -11,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "half.h"
 #include "hwy/highway.h"
 #include "plan.h"
 
@@ -19,49 +18,185 @@ namespace heed {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Transposes rows [row0, row1) of a [rows, dims] matrix into panels of 16 rows: out[panel][d][lane]. row0 is a multiple
-// of 16; lanes past row1 are zero. This is K for q.k, and V for d_out.v. Four rows by four columns at a time: element
-// by element, a decoder's step would spend more on this than on all products.
-inline void PackTransposed(const float* rows, int64_t stride, int64_t row0, int64_t row1, int64_t dims, float* out) {
-  for (int64_t r = row0; r < row1; r += kLanes, out += dims * kLanes) {
-    const int64_t n = std::min(kLanes, row1 - r);
-    if (n < kLanes) std::memset(out, 0, dims * kLanes * sizeof(float));
-    int64_t lane = 0;
-#if HWY_TARGET != HWY_SCALAR
-    const hn::FixedTag<float, 4> d4;
-    const hn::FixedTag<double, 2> pairs;  // moves two floats at once
-    for (; lane + 4 <= n; lane += 4) {
-      const float* HWY_RESTRICT from = rows + (r + lane) * stride;
-      float* HWY_RESTRICT to = out + lane;
-      int64_t d = 0;
-      for (; d + 4 <= dims; d += 4) {
-        const auto a = hn::LoadU(d4, from + d), b = hn::LoadU(d4, from + stride + d);
-        const auto c = hn::LoadU(d4, from + 2 * stride + d), e = hn::LoadU(d4, from + 3 * stride + d);
-        const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d4, a, b));   // a0 b0 a1 b1
-        const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d4, a, b));  // a2 b2 a3 b3
-        const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d4, c, e));
-        const auto ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d4, c, e));
-        hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(pairs, ab_low, ce_low)), d4, to + d * kLanes);
-        hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(pairs, ab_low, ce_low)), d4, to + (d + 1) * kLanes);
-        hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(pairs, ab_high, ce_high)), d4, to + (d + 2) * kLanes);
-        hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(pairs, ab_high, ce_high)), d4, to + (d + 3) * kLanes);
-      }
-      for (; d < dims; ++d)
-        for (int64_t x = 0; x < 4; ++x) to[d * kLanes + x] = from[x * stride + d];
-    }
+using F = hn::CappedTag<float, kLanes>;
+using VF = hn::Vec<F>;
+inline constexpr int64_t kVector = hn::MaxLanes(F());  // 16, 8 or 4 lanes
+
+// Vectors side by side in a register tile. With 32 registers 6 rows x 4 vectors of sums fit, with 16 6 x 2.
+#if HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64
+inline constexpr int kWide = 4;
+#else
+inline constexpr int kWide = 2;
 #endif
-    for (; lane < n; ++lane)
-      for (int64_t d = 0; d < dims; ++d) out[d * kLanes + lane] = rows[(r + lane) * stride + d];
+// Keys or columns of one panel: what one register tile covers.
+inline constexpr int64_t kPanel = kWide * kVector;
+static_assert(kBlockKeys % kPanel == 0 && kWidestPanel % kPanel == 0);
+
+// ---- One vector of another type ----
+
+#undef HEED_NATIVE_HALF
+// Targets whose own conversions of binary16 round as half.h does.
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_ARCH_ARM_A64
+#define HEED_NATIVE_HALF 1
+#else
+#define HEED_NATIVE_HALF 0
+#endif
+
+HWY_INLINE VF Widen(F d, const float* from) { return hn::LoadU(d, from); }
+
+HWY_INLINE VF Widen(F d, const hwy::bfloat16_t* from) {
+  const hn::Rebind<uint16_t, F> d16;
+  const hn::RebindToUnsigned<F> du;
+  const auto bits = hn::PromoteTo(du, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(from)));
+  return hn::BitCast(d, hn::ShiftLeft<16>(bits));
+}
+
+HWY_INLINE VF Widen(F d, const hwy::float16_t* from) {
+#if HEED_NATIVE_HALF
+  const hn::Rebind<hwy::float16_t, F> d16;
+  return hn::PromoteTo(d, hn::LoadU(d16, from));
+#else
+  HWY_ALIGN float one[kVector];
+  for (int64_t x = 0; x < kVector; ++x) one[x] = float_of_half(reinterpret_cast<const uint16_t*>(from)[x]);
+  return hn::Load(d, one);
+#endif
+}
+
+HWY_INLINE void Narrow(VF x, F d, float* to) { hn::StoreU(x, d, to); }
+
+HWY_INLINE void Narrow(VF x, F d, hwy::bfloat16_t* to) {
+  const hn::Rebind<uint16_t, F> d16;
+  const hn::RebindToUnsigned<F> du;
+  const hn::RebindToSigned<F> di;
+  const auto bits = hn::BitCast(du, x), high = hn::ShiftRight<16>(bits);
+  const auto rounded =
+      hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7FFF)), hn::And(high, hn::Set(du, 1))));
+  const auto nan = hn::RebindMask(du, hn::Ne(x, x));
+  const auto y = hn::IfThenElse(nan, hn::Or(high, hn::Set(du, 0x40)), rounded);
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, y)), d16, reinterpret_cast<uint16_t*>(to));
+  (void)d;
+}
+
+HWY_INLINE void Narrow(VF x, F d, hwy::float16_t* to) {
+#if HEED_NATIVE_HALF
+  const hn::Rebind<hwy::float16_t, F> d16;
+  hn::StoreU(hn::DemoteTo(d16, x), d16, to);
+  (void)d;
+#else
+  HWY_ALIGN float one[kVector];
+  hn::Store(x, d, one);
+  for (int64_t i = 0; i < kVector; ++i) reinterpret_cast<uint16_t*>(to)[i] = half_of_float(one[i]);
+#endif
+}
+
+inline float WidenOne(const float* from) { return *from; }
+inline float WidenOne(const hwy::bfloat16_t* from) { return float_of_bfloat(*reinterpret_cast<const uint16_t*>(from)); }
+inline float WidenOne(const hwy::float16_t* from) { return float_of_half(*reinterpret_cast<const uint16_t*>(from)); }
+
+inline void NarrowOne(float x, float* to) { *to = x; }
+inline void NarrowOne(float x, hwy::bfloat16_t* to) { *reinterpret_cast<uint16_t*>(to) = bfloat_of_float(x); }
+inline void NarrowOne(float x, hwy::float16_t* to) { *reinterpret_cast<uint16_t*>(to) = half_of_float(x); }
+
+// ---- Rows ----
+
+// to[0, padded) = factor * from[0, n), zeros behind. padded is a multiple of kVector.
+template <class T>
+HWY_INLINE void WidenRow(const T* HWY_RESTRICT from, int64_t n, int64_t padded, float factor, float* HWY_RESTRICT to) {
+  const F d;
+  const VF f = hn::Set(d, factor);
+  int64_t x = 0;
+  for (; x + kVector <= n; x += kVector) hn::StoreU(hn::Mul(Widen(d, from + x), f), d, to + x);
+  for (; x < n; ++x) to[x] = WidenOne(from + x) * factor;
+  for (; x < padded; ++x) to[x] = 0.0f;
+}
+
+// ---- Panels ----
+
+// A vector of quads: four elements from each of the rows p, p + quad, p + 2 quad, ...
+#if HWY_TARGET != HWY_SCALAR
+template <class D>
+HWY_INLINE hn::Vec<D> QuadsOf(D d, const float* p, int64_t quad) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    (void)quad;
+    return hn::LoadU(d, p);
+  } else {
+    const hn::Half<D> half;
+    return hn::Combine(d, QuadsOf(half, p + hn::MaxLanes(half) / 4 * quad, quad), QuadsOf(half, p, quad));
+  }
+}
+
+HWY_INLINE VF Quads(F d, const float* p, int64_t quad) { return QuadsOf(d, p, quad); }
+
+// 16-bit elements are gathered as bits and widened together.
+template <class T>
+HWY_INLINE VF Quads(F d, const T* p, int64_t quad) {
+  HWY_ALIGN T together[kVector];
+  for (int64_t x = 0; x < kVector / 4; ++x) std::memcpy(together + 4 * x, p + x * quad, 4 * sizeof(T));
+  return Widen(d, together);
+}
+#endif
+
+// One row, element by element; nullptr: zeros.
+template <class T>
+inline void PackOneRow(const T* row, int64_t dims, float* to) {
+  for (int64_t x = 0; x < dims; ++x) to[x * kPanel] = row ? WidenOne(row + x) : 0.0f;
+}
+
+// Transposes rows [row0, row1) of a [rows, dims] matrix into panels: element d of row r lies at
+// out[r / kPanel * dims * kPanel + d * kPanel + r % kPanel]. Rows around them that share a group of kLanes are zero:
+// they are not read, but computed with. This is K for q.k, and V for d_out.v. Whole vectors of rows at a time, four
+// columns each: element by element, a short sequence would spend more on this than on all products.
+template <class T>
+inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1, int64_t dims, float* out) {
+  const auto at = [&](int64_t r) { return out + r / kPanel * dims * kPanel + r % kPanel; };
+  const T* const nothing = nullptr;
+  for (int64_t r = row0 / kLanes * kLanes; r < row0; ++r) PackOneRow(nothing, dims, at(r));
+  int64_t r = row0;
+  for (; r < row1 && r % kVector != 0; ++r) PackOneRow(rows + r * stride, dims, at(r));
+#if HWY_TARGET != HWY_SCALAR
+  const F d;
+  const hn::RepartitionToWide<F> pairs;  // moves two floats at once
+  for (; r + kVector <= row1; r += kVector) {
+    const T* HWY_RESTRICT from = rows + r * stride;
+    float* HWY_RESTRICT to = at(r);
+    int64_t x = 0;
+    for (; x + 4 <= dims; x += 4, from += 4) {
+      const VF a = Quads(d, from, 4 * stride), b = Quads(d, from + stride, 4 * stride);
+      const VF c = Quads(d, from + 2 * stride, 4 * stride), e = Quads(d, from + 3 * stride, 4 * stride);
+      const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));   // a0 b0 a1 b1 of each quad
+      const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));  // a2 b2 a3 b3
+      const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d, c, e));
+      const auto ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
+      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab_low, ce_low)), d, to + x * kPanel);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_low, ce_low)), d, to + (x + 1) * kPanel);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab_high, ce_high)), d, to + (x + 2) * kPanel);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high)), d, to + (x + 3) * kPanel);
+    }
+    for (; x < dims; ++x, ++from)
+      for (int64_t lane = 0; lane < kVector; ++lane) to[x * kPanel + lane] = WidenOne(from + lane * stride);
+  }
+#endif
+  for (; r < row1; ++r) PackOneRow(rows + r * stride, dims, at(r));
+  for (; r % kLanes != 0; ++r) PackOneRow(nothing, dims, at(r));
+}
+
+// Copies rows [row0, row1) into strips of kPanel columns: element x of row r lies at
+// out[x / kPanel * rows * kPanel + (r - row0) * width + x % kPanel], where width is kPanel, and in the last strip what
+// is left of `padded` (dims rounded up to kLanes); zeros behind the dims. This is V for the weighted sum.
+template <class T>
+inline void PackStrips(const T* from, int64_t stride, int64_t row0, int64_t row1, int64_t dims, int64_t padded,
+                       int64_t rows, float* out) {
+  for (int64_t x = 0; x < padded; x += kPanel, out += rows * kPanel) {
+    const int64_t width = std::min(kPanel, padded - x);
+    for (int64_t r = row0; r < row1; ++r)
+      WidenRow(from + r * stride + x, std::min(width, dims - x), width, 1.0f, out + (r - row0) * width);
   }
 }
 
 // Copies rows [row0, row1) to rows of `padded` floats (a multiple of 16, at least dims), zeros behind the dims.
 inline void PackRows(const float* rows, int64_t stride, int64_t row0, int64_t row1, int64_t dims, int64_t padded,
                      float* out) {
-  for (int64_t r = row0; r < row1; ++r, out += padded) {
-    std::memcpy(out, rows + r * stride, dims * sizeof(float));
-    std::memset(out + dims, 0, (padded - dims) * sizeof(float));
-  }
+  for (int64_t r = row0; r < row1; ++r, out += padded) WidenRow(rows + r * stride, dims, padded, 1.0f, out);
 }
 
 }  // namespace HWY_NAMESPACE

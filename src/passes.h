@@ -1,5 +1,5 @@
 // The passes: what attention.cc calls once a problem is checked and planned. Each is compiled for every SIMD target and
-// picks the one in use. f32 only.
+// picks the one in use.
 #pragma once
 
 #include "plan.h"
@@ -7,10 +7,10 @@
 namespace heed {
 
 // out and lse of forward(); forward.cc.
-void forward_pass(const Problem& p, const Plan& plan, const Output& result);
+void forward_pass(const Problem& p, Plan::State& plan, const Output& result);
 
-// Gradients of backward(); backward.cc.
-void backward_pass(const Problem& p, const Plan& plan, const Incoming& in, const Gradients& gradients);
+// Gradients of backward(); f32 only. backward.cc.
+void backward_pass(const Problem& p, const Incoming& in, const Gradients& gradients);
 
 // Makes HEED_TARGET hold on first use; heed::Error if it names no target of this machine. targets.cc.
 void settle_target();

@@ -1,47 +1,131 @@
 #include "plan.h"
 
-#include <algorithm>
+#include <cstdlib>
+#include <new>
 #include <numeric>
+#include <tuple>
 
 namespace heed {
+namespace {
 
-Plan::Plan(const Problem& p) : rows_(p.L), heads_(p.Hq), keys_(p.S), by_batch_(p.a.mask.varies_by_batch()) {
+constexpr int64_t kTileRows = 96;     // 16 register tiles; KERNEL-NOTES measured 24 to 192 within 2% of each other
+constexpr int64_t kFewestRows = 24;   // of a tile: below it, reading K and V for so few rows costs
+constexpr int64_t kFewRows = 24;      // up to which a head's keys are not worth packing as a whole
+constexpr int64_t kSomeRows = 128;    // up to which keys are split when there is too little else to share
+constexpr int64_t kManyHeads = 32;    // a worker's share from which heads are pieces
+
+// Rows of a tile, so that there are a few pieces for each worker and tiles are as equal as groups of 6 allow.
+int64_t tile_rows(int64_t rows, int64_t heads, int workers) {
+  const int64_t wanted = (4 * workers + heads - 1) / heads;  // tiles of a head
+  const int64_t most = std::clamp(round_up((rows + wanted - 1) / wanted, 6), kFewestRows, kTileRows);
+  const int64_t tiles = std::max<int64_t>(1, (rows + most - 1) / most);
+  return std::max<int64_t>(6, round_up((rows + tiles - 1) / tiles, 6));
+}
+
+}  // namespace
+
+Tiling::Tiling(const Problem& p, int64_t group, int64_t tile_rows)
+    : queries_(p.L), keys_(p.S), group_(group), by_batch_(p.a.mask.varies_by_batch()) {
   const MaskShape shape = p.mask_shape();
-  const int64_t masks = by_batch_ ? p.B : 1;
+  const int64_t masks = by_batch_ ? p.B : 1, rows = p.L * group;
   if (!p.a.mask.sees_all()) {
     spans_.resize(masks * p.L);
     for (int64_t b = 0; b < masks; ++b)
       for (int64_t i = 0; i < p.L; ++i) spans_[b * p.L + i] = p.a.mask.row(shape, b, 0, i);
   }
 
-  tiles_per_head_ = (p.L + kTileRows - 1) / kTileRows;
+  tiles_per_head_ = (rows + tile_rows - 1) / tile_rows;
   hulls_.assign(masks, Span{p.S, 0});
-  tiles_.resize(p.B * p.Hq * tiles_per_head_);
-  for (int64_t b = 0; b < p.B; ++b)
+  pairs_.assign(masks, 0);
+  tiles_.reserve(masks * tiles_per_head_);
+  for (int64_t b = 0; b < masks; ++b) {
     for (int64_t t = 0; t < tiles_per_head_; ++t) {
-      Tile tile{b, 0, t * kTileRows, std::min(p.L, (t + 1) * kTileRows), {p.S, 0}, {0, p.S}, 0};
-      for (int64_t i = tile.row0; i < tile.row1; ++i) {
-        const Span s = row(b, i);
+      Tile tile{t * tile_rows, std::min(rows, (t + 1) * tile_rows), {p.S, 0}, {0, p.S}, 0};
+      for (int64_t x = tile.row0; x < tile.row1; ++x) {
+        const Span s = row(b, x);
         if (s.begin < s.end) tile.keys = {std::min(tile.keys.begin, s.begin), std::max(tile.keys.end, s.end)};
         tile.common = {std::max(tile.common.begin, s.begin), std::min(tile.common.end, s.end)};
         tile.pairs += s.end - s.begin;
       }
       if (tile.keys.begin >= tile.keys.end) tile.keys = {0, 0};
-      Span& hull = hulls_[by_batch_ ? b : 0];
+      Span& hull = hulls_[b];
       if (tile.pairs > 0) hull = {std::min(hull.begin, tile.keys.begin), std::max(hull.end, tile.keys.end)};
-      for (int64_t h = 0; h < p.Hq; ++h) {
-        tile.head = h;
-        tiles_[(b * p.Hq + h) * tiles_per_head_ + t] = tile;
-      }
-      pairs_ += tile.pairs * p.Hq;
+      pairs_[b] += tile.pairs;
+      tiles_.push_back(tile);
     }
-  for (Span& hull : hulls_)
-    if (hull.begin >= hull.end) hull = {0, 0};
-
-  order_.resize(tiles_.size());
-  std::iota(order_.begin(), order_.end(), 0);
-  std::stable_sort(order_.begin(), order_.end(),
-                   [this](int64_t x, int64_t y) { return tiles_[x].pairs > tiles_[y].pairs; });
+    if (hulls_[b].begin >= hulls_[b].end) hulls_[b] = {0, 0};
+  }
 }
+
+float* Memory::floats(int64_t n) {
+  constexpr int64_t kAlignment = 128;
+  if (n > size_) {
+    std::free(data_);
+    data_ = nullptr;
+    size_ = 0;
+    data_ = static_cast<float*>(std::aligned_alloc(kAlignment, round_up(n * sizeof(float), kAlignment)));
+    if (!data_) throw std::bad_alloc();
+    size_ = n;
+  }
+  return data_;
+}
+
+Memory::~Memory() { std::free(data_); }
+
+Plan::Plan() : state_(std::make_unique<State>()) {}
+Plan::~Plan() = default;
+Plan::Plan(Plan&&) noexcept = default;
+Plan& Plan::operator=(Plan&&) noexcept = default;
+
+void Plan::State::prepare(const Problem& p, int may_run) {
+  const Made now{{p.B, p.Hq, p.Hkv, p.L, p.S, p.D, p.Dv}, p.a.q.dtype, p.a.score, p.a.mask, may_run};
+  if (now == made_) return;
+  made_ = {};  // in case something below throws
+  const int64_t rows = p.L * p.group, heads = p.B * p.Hkv;
+  tiling = Tiling(p, p.group, tile_rows(rows, heads, may_run));
+  blocks = (p.S + kBlockKeys - 1) / kBlockKeys;
+
+  // Waking another thread takes as long as some millions of multiplications.
+  double multiplications = 0;
+  for (int64_t b = 0; b < p.B; ++b)
+    multiplications += static_cast<double>(tiling.pairs(b)) * p.Hkv * (p.D + p.Dv);
+  workers = multiplications < 1e6 ? 1 : may_run;
+
+  if (blocks > 1 && (rows <= kFewRows || (rows <= kSomeRows && heads * tiling.tiles() < 4 * workers)))
+    way = Way::blocks;
+  else if (workers == 1 || heads >= kManyHeads * workers)
+    way = Way::heads;
+  else
+    way = Way::tiles;
+
+  pieces.clear();
+  for (int64_t b = 0; b < p.B; ++b)
+    for (int64_t h = 0; h < p.Hkv; ++h) {
+      if (way == Way::heads) {
+        pieces.push_back({b, h, 0});
+      } else if (way == Way::blocks) {
+        const Span keys = tiling.keys(b);
+        for (int64_t x = keys.begin / kBlockKeys; x * kBlockKeys < keys.end; ++x) pieces.push_back({b, h, x});
+        if (keys.begin >= keys.end) pieces.push_back({b, h, 0});
+      } else {
+        // The heaviest tiles of a head first, so that the last pieces to be handed out are small.
+        const size_t first = pieces.size();
+        for (int64_t t = 0; t < tiling.tiles(); ++t) pieces.push_back({b, h, t});
+        std::stable_sort(pieces.begin() + first, pieces.end(), [&](const Piece& x, const Piece& y) {
+          return tiling.tile(b, x.part).pairs > tiling.tile(b, y.part).pairs;
+        });
+      }
+    }
+  done = std::make_unique<std::atomic<uint8_t>[]>(way == Way::tiles ? heads * blocks : 0);
+  left = std::make_unique<std::atomic<int32_t>[]>(way == Way::blocks ? heads : 0);
+  scratch = std::vector<Memory>(workers);
+  made_ = now;
+}
+
+InUse::InUse(Plan::State& state) : state_(state) {
+  if (state_.busy.exchange(true)) throw Error("this plan is in use by another call; give each thread a plan of its own");
+}
+
+InUse::~InUse() { state_.busy = false; }
 
 }  // namespace heed

@@ -1,19 +1,24 @@
 // From an attention problem to work: which keys each tile of query rows sees, and how the work is shared.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "heed/attention.h"
 
 namespace heed {
 
-// Rows of one tile and keys of one block. A tile's scores (48 x 256 floats, 48 KB) stay in L2; KERNEL-NOTES measured
-// that key blocks of 128 to 512 and tiles of 24 to 192 rows are within 2% of each other.
-inline constexpr int64_t kTileRows = 48;
+// Keys of one block. Sums over keys begin anew with each block and are added up block by block, whoever computes them:
+// that is where split work is cut (docs/design.md, section 2).
 inline constexpr int64_t kBlockKeys = 256;
 // Keys ride 16 abreast on every target: 16 virtual lanes. Blocks begin at multiples of it.
 inline constexpr int64_t kLanes = 16;
+// The widest panel of packed keys or columns of any target; memory for panels is cut in units of it.
+inline constexpr int64_t kWidestPanel = 64;
 
 inline constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -29,9 +34,9 @@ struct Problem {
 // How much of (tile x key block) the mask lets through.
 enum class Cover { empty, full, partial };
 
-// Rows [row0, row1) of one head. `keys` is the hull of what its rows see, `common` what all of them see.
+// Rows [row0, row1). `keys` is the hull of what its rows see, `common` what all of them see.
 struct Tile {
-  int64_t batch, head, row0, row1;
+  int64_t row0, row1;
   Span keys, common;
   int64_t pairs;
 
@@ -41,30 +46,97 @@ struct Tile {
   }
 };
 
-class Plan {
+// The query rows of one KV head cut into tiles. The heads of a group ride together: row x is query x / group of head
+// x % group, so that rows side by side see nearly the same keys.
+class Tiling {
  public:
-  explicit Plan(const Problem& p);
+  Tiling() = default;
+  Tiling(const Problem& p, int64_t group, int64_t tile_rows);
 
-  // The keys row i of batch b sees. No mask so far differs between heads.
-  Span row(int64_t b, int64_t i) const {
-    return spans_.empty() ? Span{0, keys_} : spans_[(by_batch_ ? b * rows_ : 0) + i];
+  // The keys row x of batch b sees. No mask so far differs between heads.
+  Span row(int64_t b, int64_t x) const {
+    return spans_.empty() ? Span{0, keys_} : spans_[(by_batch_ ? b * queries_ : 0) + x / group_];
   }
   // The hull of all keys that any row of batch b sees: what is outside is neither packed nor read.
   Span keys(int64_t b) const { return hulls_[by_batch_ ? b : 0]; }
 
-  int64_t tiles_per_head() const { return tiles_per_head_; }
-  const Tile& tile(int64_t b, int64_t h, int64_t t) const { return tiles_[(b * heads_ + h) * tiles_per_head_ + t]; }
-  const std::vector<Tile>& tiles() const { return tiles_; }
-  // Indices into tiles(), most visible pairs first, so that the last ones to be handed out are small.
-  const std::vector<int64_t>& heaviest_first() const { return order_; }
-  int64_t pairs() const { return pairs_; }
+  int64_t rows() const { return queries_ * group_; }
+  int64_t tiles() const { return tiles_per_head_; }
+  const Tile& tile(int64_t b, int64_t t) const { return tiles_[(by_batch_ ? b : 0) * tiles_per_head_ + t]; }
+  int64_t pairs(int64_t b) const { return pairs_[by_batch_ ? b : 0]; }  // of one KV head
 
  private:
-  int64_t rows_, heads_, keys_, tiles_per_head_, pairs_ = 0;
-  bool by_batch_;
+  int64_t queries_ = 0, keys_ = 0, group_ = 1, tiles_per_head_ = 0;
+  bool by_batch_ = false;
   std::vector<Span> spans_, hulls_;
   std::vector<Tile> tiles_;
-  std::vector<int64_t> order_;
+  std::vector<int64_t> pairs_;
+};
+
+// Memory that only grows and stays aligned for any vector; not initialised.
+class Memory {
+ public:
+  float* floats(int64_t n);  // at least n of them; what was there before is lost when it grows
+  ~Memory();
+  Memory() = default;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+ private:
+  float* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// How the forward pass shares its work.
+enum class Way {
+  heads,   // many heads: a piece is one KV head, packed where its worker keeps it in cache
+  tiles,   // few heads: a piece is one tile; who first needs a block of keys packs it for all
+  blocks,  // few rows: a piece is one block of keys with all rows; the partial sums are put together in order
+};
+
+struct Piece {
+  int64_t b, hkv;
+  int64_t part;  // tile or block; 0 for Way::heads
+};
+
+// What heed::Plan keeps between calls.
+struct Plan::State {
+  // Makes everything below unless it was made for an equal problem. workers: how many pieces may run at once.
+  void prepare(const Problem& p, int workers);
+
+  Tiling tiling;
+  Way way = Way::heads;
+  int workers = 1;
+  std::vector<Piece> pieces;
+  int64_t blocks = 0;                            // of keys in a head
+  Memory packed;                                 // Way::tiles: K and V of every head
+  Memory partial;                                // Way::blocks: sums of every block
+  std::vector<Memory> scratch;                   // of each worker
+  std::unique_ptr<std::atomic<uint8_t>[]> done;  // tiles: whether a block is packed; blocks: see forward.cc
+  std::unique_ptr<std::atomic<int32_t>[]> left;  // blocks: pieces of a head that are not done
+  std::atomic<bool> busy{false};
+
+ private:
+  struct Made {
+    std::array<int64_t, 7> sizes{};
+    DType dtype{};
+    Score score{};
+    Mask mask;
+    int workers = 0;
+    bool operator==(const Made&) const = default;
+  };
+  Made made_;
+};
+
+// Marks a plan as in use for as long as it lives; heed::Error if it is in use already.
+class InUse {
+ public:
+  explicit InUse(Plan::State& state);
+  ~InUse();
+  InUse(const InUse&) = delete;
+
+ private:
+  Plan::State& state_;
 };
 
 }  // namespace heed

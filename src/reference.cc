@@ -4,6 +4,8 @@
 #include <limits>
 #include <vector>
 
+#include "half.h"
+
 namespace heed::reference {
 namespace {
 
@@ -61,25 +63,51 @@ double weigh_row(const Problem& p, int64_t b, int64_t h, int64_t i, Span keys, s
 
 double at(const ConstTensor& t, int64_t b, int64_t h, int64_t i, int64_t d) {
   const int64_t k = offset(t.shape, t.stride, b, h, i, d);
-  return t.dtype == DType::f32 ? static_cast<const float*>(t.data)[k] : static_cast<const double*>(t.data)[k];
+  switch (t.dtype) {
+    case DType::f32:
+      return static_cast<const float*>(t.data)[k];
+    case DType::f64:
+      return static_cast<const double*>(t.data)[k];
+    case DType::f16:
+      return float_of_half(static_cast<const uint16_t*>(t.data)[k]);
+    case DType::bf16:
+      return float_of_bfloat(static_cast<const uint16_t*>(t.data)[k]);
+  }
+  return 0;
 }
 
 void put(const Tensor& t, int64_t b, int64_t h, int64_t i, int64_t d, double value) {
   const int64_t k = offset(t.shape, t.stride, b, h, i, d);
-  if (t.dtype == DType::f32)
-    static_cast<float*>(t.data)[k] = static_cast<float>(value);
-  else
-    static_cast<double*>(t.data)[k] = value;
+  switch (t.dtype) {
+    case DType::f32:
+      static_cast<float*>(t.data)[k] = static_cast<float>(value);
+      break;
+    case DType::f64:
+      static_cast<double*>(t.data)[k] = value;
+      break;
+    case DType::f16:
+      static_cast<uint16_t*>(t.data)[k] = half_of_float(static_cast<float>(value));
+      break;
+    case DType::bf16:
+      static_cast<uint16_t*>(t.data)[k] = bfloat_of_float(static_cast<float>(value));
+      break;
+  }
 }
 
-double pair_score(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
+// Scaled, before softcap and bias.
+static double raw_score(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
   const int64_t hkv = h / p.group;
   double s = 0;
   for (int64_t d = 0; d < p.D; ++d) {
     const double q = at(p.a.q, b, h, i, d), k = at(p.a.k, b, hkv, j, d);
     s += p.a.score == Score::dot ? q * k : at(p.a.w, 0, h, 0, d) * std::tanh(q + k);
   }
-  s *= p.scale;
+  return s * p.scale;
+}
+
+double pair_score(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
+  double s = raw_score(p, b, h, i, j);
+  if (p.a.softcap > 0) s = p.a.softcap * std::tanh(s / p.a.softcap);
   if (p.a.bias.data) s += at(p.a.bias, b, h, i, j);
   return s;
 }
@@ -130,8 +158,12 @@ void backward(const Problem& p, const Incoming& in, const Gradients& gradients) 
         }
         const double d_lse = in.d_lse.data ? at(in.d_lse, b, h, i, 0) : 0.0;
         for (int64_t j = keys.begin; j < keys.end; ++j) {
-          const double d_score = weights[j - keys.begin] * (d_weights[j - keys.begin] - mean + d_lse);
+          double d_score = weights[j - keys.begin] * (d_weights[j - keys.begin] - mean + d_lse);
           d_bias.add(b, h, i, j, d_score);
+          if (p.a.softcap > 0) {
+            const double t = std::tanh(raw_score(p, b, h, i, j) / p.a.softcap);
+            d_score *= 1 - t * t;
+          }
           for (int64_t d = 0; d < p.D; ++d) {
             const double q = at(p.a.q, b, h, i, d), k = at(p.a.k, b, hkv, j, d);
             if (p.a.score == Score::dot) {

@@ -12,7 +12,7 @@ namespace heed::reference {
 double at(const ConstTensor& t, int64_t b, int64_t h, int64_t i, int64_t d);
 void put(const Tensor& t, int64_t b, int64_t h, int64_t i, int64_t d, double value);
 
-// The score of one pair, with scale and bias, before any mask.
+// The score of one pair, with scale, softcap and bias, before any mask.
 double pair_score(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j);
 
 void forward(const Problem& p, const Output& result);

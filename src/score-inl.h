@@ -10,7 +10,6 @@
 #define HEED_SCORE_INL_H_
 #endif
 
-#include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 #include "plan.h"
 #include "tile-inl.h"
@@ -20,16 +19,18 @@ namespace heed {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// One head's operands for a score. Panels are of the whole problem's numbering: panel 0 holds keys 0..15.
+// One head's operands for a score, against one block of keys.
 struct ScoreInput {
-  const float* q;  // rows of the head
+  const float* q;  // rows of f32
   int64_t q_stride;
-  const float* k_panels;  // [panel - first_panel][D][16]
-  int64_t first_panel;
+  const float* k;  // the block's panels (PackPanels)
   int64_t D;
   const float* w;  // additive: [D]
 
-  const float* panel(int64_t i) const { return k_panels + (i - first_panel) * D * kLanes; }
+  // Element x of the keys of the block's vector v.
+  const float* keys(int64_t v, int64_t x) const {
+    return k + v / kWide * D * kPanel + v % kWide * kVector + x * kPanel;
+  }
 };
 
 // Gradients of one tile's scores on their way to one block of keys.
@@ -45,7 +46,7 @@ struct ScoreGradient {
   int64_t k_rows_stride;
   int64_t padded;  // D rounded up to 16
   float* dq;       // [rows][padded], added to; nullptr if not wanted
-  float* dk;       // the block's sums, added to; nullptr if not wanted. dot: [key][padded]; additive: [panel][D][16]
+  float* dk;       // the block's sums, added to; nullptr if not wanted. dot: [key][padded]; additive: as k's panels
   float* dw;       // additive: [D][16], added to; nullptr if not wanted
 };
 
@@ -53,26 +54,28 @@ struct ScoreGradient {
 struct DotScore {
   static constexpr bool kTransposedDk = false;
 
-  // Rows [row, row + n) against panels [panel0, panel1): s[r * kBlockKeys + 16 * (panel - panel0)].
-  static void Scores(const ScoreInput& in, int64_t row, int64_t n, int64_t panel0, int64_t panel1, float* s) {
-    const Product t{
-        in.q + row * in.q_stride, in.q_stride, 1, in.panel(panel0), kLanes, in.D * kLanes, s, kBlockKeys, nullptr};
-    StripOf(n, t, 0, 0, in.D, 0, panel1 - panel0);
+  // Rows [row, row + n) against the block's vectors [v0, v1): s[r * kBlockKeys + (v - v0) * kVector].
+  static void Scores(const ScoreInput& in, int64_t row, int64_t n, int64_t v0, int64_t v1, float* s) {
+    const Product t{in.q + row * in.q_stride,  in.q_stride, in.k,      kPanel, in.D * kPanel,
+                    s - v0 * kVector, kBlockKeys};
+    StripOf<false, false>(n, t, 0, {0, in.D}, nullptr, v0, v1);
   }
 
   static void Back(const ScoreInput&, const ScoreGradient& g) {
-    const int64_t panels = g.padded / kLanes;
-    float ones[kBlockKeys];
-    std::fill(ones, ones + kBlockKeys, 1.0f);
+    const int64_t vectors = g.padded / kVector;
     // dq_i += sum over j of ds_ij k_j, only over the keys the row sees
-    if (g.dq)
-      MultiplySpans({g.ds, kBlockKeys, 1, g.k_rows, g.k_rows_stride, kLanes, g.dq, g.padded, ones}, g.spans, g.rows,
-                    panels);
+    if (g.dq) {
+      const Product t{g.ds, kBlockKeys, g.k_rows, g.k_rows_stride, kPanel, g.dq, g.padded, kOnes};
+      for (int64_t r = 0, n; r < g.rows; r += n) {
+        n = NextGroup(g.rows - r);
+        MultiplyGroup(t, r, n, g.spans, 0, vectors);
+      }
+    }
     // dk_j += sum over i of ds_ij q_i: the same kernel reading ds the other way round
     if (g.dk)
-      Multiply({g.ds + g.keys.begin, 1, kBlockKeys, g.q_rows, g.q_rows_stride, kLanes, g.dk + g.keys.begin * g.padded,
-                g.padded, ones},
-               g.keys.end - g.keys.begin, g.rows, 0, panels);
+      MultiplyTransposed({g.ds + g.keys.begin, kBlockKeys, g.q_rows, g.q_rows_stride, kPanel,
+                          g.dk + g.keys.begin * g.padded, g.padded, kOnes},
+                         g.keys.end - g.keys.begin, g.rows, vectors);
   }
 };
 
@@ -80,53 +83,51 @@ struct DotScore {
 struct AdditiveScore {
   static constexpr bool kTransposedDk = true;
 
-  static void Scores(const ScoreInput& in, int64_t row, int64_t n, int64_t panel0, int64_t panel1, float* s) {
+  static void Scores(const ScoreInput& in, int64_t row, int64_t n, int64_t v0, int64_t v1, float* s) {
     const F d;
     for (int64_t r = 0; r < n; ++r, s += kBlockKeys) {
       const float* HWY_RESTRICT q = in.q + (row + r) * in.q_stride;
-      for (int64_t panel = panel0; panel < panel1; ++panel)
-        for (int64_t v = 0; v < kLanes; v += kVector) {
-          const float* HWY_RESTRICT k = in.panel(panel) + v;
-          VF sum = hn::Zero(d);
-          for (int64_t x = 0; x < in.D; ++x) {
-            const VF t = hn::Tanh(d, hn::Add(hn::Set(d, q[x]), hn::LoadU(d, k + x * kLanes)));
-            sum = hn::MulAdd(hn::Set(d, in.w[x]), t, sum);
-          }
-          hn::StoreU(sum, d, s + (panel - panel0) * kLanes + v);
+      for (int64_t v = v0; v < v1; ++v) {
+        const float* HWY_RESTRICT k = in.keys(v, 0);
+        VF sum = hn::Zero(d);
+        for (int64_t x = 0; x < in.D; ++x) {
+          const VF t = Tanh(d, hn::Add(hn::Set(d, q[x]), hn::LoadU(d, k + x * kPanel)));
+          sum = hn::MulAdd(hn::Set(d, in.w[x]), t, sum);
         }
+        hn::StoreU(sum, d, s + (v - v0) * kVector);
+      }
     }
   }
 
   // With t = tanh(q_id + k_jd): d s_ij / d q_id = d s_ij / d k_jd = w_d (1 - t^2), and d s_ij / d w_d = t.
   static void Back(const ScoreInput& in, const ScoreGradient& g) {
     const F d;
+    constexpr int64_t kVectors = kLanes / kVector;
     const VF one = hn::Set(d, 1.0f), zero = hn::Zero(d);
     for (int64_t r = 0; r < g.rows; ++r) {
       const Span span = g.spans[r];
       if (span.begin >= span.end) continue;
       const float* HWY_RESTRICT q = in.q + (g.row0 + r) * in.q_stride;
-      const int64_t panel0 = span.begin / kLanes, panel1 = (span.end + kLanes - 1) / kLanes;
+      const int64_t v0 = span.begin / kLanes * kVectors, v1 = round_up(span.end, kLanes) / kVector;
       for (int64_t x = 0; x < in.D; ++x) {
         const VF q_x = hn::Set(d, q[x]), w_x = hn::Set(d, in.w[x]);
-        VF dq[kPerPanel];
-        for (int64_t v = 0; v < kPerPanel; ++v) dq[v] = zero;
-        for (int64_t panel = panel0; panel < panel1; ++panel) {
-          const float* HWY_RESTRICT k = in.panel(g.key0 / kLanes + panel) + x * kLanes;
-          const float* HWY_RESTRICT ds = g.ds + r * kBlockKeys + panel * kLanes;
-          for (int64_t v = 0; v < kPerPanel; ++v) {
-            const VF ds_v = hn::LoadU(d, ds + v * kVector);
+        VF dq[kVectors];
+        for (int64_t v = 0; v < kVectors; ++v) dq[v] = zero;
+        for (int64_t v = v0; v < v1; v += kVectors) {
+          for (int64_t lane = 0; lane < kVectors; ++lane) {
+            const VF ds = hn::LoadU(d, g.ds + r * kBlockKeys + (v + lane) * kVector);
+            const float* k = in.keys(v + lane, x);
             // A pair that is not visible has ds = 0; a NaN in its key must not come through.
-            const VF t =
-                hn::IfThenElse(hn::Eq(ds_v, zero), zero, hn::Tanh(d, hn::Add(q_x, hn::LoadU(d, k + v * kVector))));
-            const VF to_k = hn::Mul(hn::Mul(ds_v, w_x), hn::NegMulAdd(t, t, one));
-            dq[v] = hn::Add(dq[v], to_k);
-            if (g.dk) Accumulate(to_k, g.dk + (panel * in.D + x) * kLanes + v * kVector);
-            if (g.dw) Accumulate(hn::Mul(ds_v, t), g.dw + x * kLanes + v * kVector);
+            const VF t = hn::IfThenElse(hn::Eq(ds, zero), zero, Tanh(d, hn::Add(q_x, hn::LoadU(d, k))));
+            const VF to_k = hn::Mul(hn::Mul(ds, w_x), hn::NegMulAdd(t, t, one));
+            dq[lane] = hn::Add(dq[lane], to_k);
+            if (g.dk) Accumulate(to_k, g.dk + (k - in.k));
+            if (g.dw) Accumulate(hn::Mul(ds, t), g.dw + x * kLanes + lane * kVector);
           }
         }
         if (g.dq) {
           HWY_ALIGN float lanes[kLanes];
-          for (int64_t v = 0; v < kPerPanel; ++v) hn::Store(dq[v], d, lanes + v * kVector);
+          for (int64_t v = 0; v < kVectors; ++v) hn::Store(dq[v], d, lanes + v * kVector);
           g.dq[r * g.padded + x] += SumLanes(lanes);
         }
       }
@@ -134,8 +135,6 @@ struct AdditiveScore {
   }
 
  private:
-  static constexpr int64_t kPerPanel = kLanes / kVector;
-
   static HWY_INLINE void Accumulate(VF x, float* to) {
     const F d;
     hn::StoreU(hn::Add(hn::LoadU(d, to), x), d, to);

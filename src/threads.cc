@@ -116,39 +116,51 @@ std::shared_ptr<Pool> current_pool() {
   return pool;
 }
 
-// What a task needs to carry an exception past an executor that knows nothing of them.
-struct Guarded {
-  void (*task)(void*, int64_t);
+// The pieces of one call, which workers take one after the other. Also carries an exception past an executor that knows
+// nothing of them.
+struct Work {
+  void (*task)(void*, int, int64_t);
   void* context;
+  int64_t n;
+  std::atomic<int64_t> next{0};
   std::mutex mutex;
   std::exception_ptr error;
 
-  static void call(void* self, int64_t i) {
-    Guarded& g = *static_cast<Guarded*>(self);
-    try {
-      g.task(g.context, i);
-    } catch (...) {
-      std::lock_guard lock(g.mutex);
-      if (!g.error) g.error = std::current_exception();
+  static void run(void* self, int64_t worker) {
+    Work& w = *static_cast<Work*>(self);
+    const InsideATask mark;
+    for (int64_t i; (i = w.next.fetch_add(1, std::memory_order_relaxed)) < w.n;) {
+      try {
+        w.task(w.context, static_cast<int>(worker), i);
+      } catch (...) {
+        std::lock_guard lock(w.mutex);
+        if (!w.error) w.error = std::current_exception();
+      }
     }
   }
 };
 
 }  // namespace
 
-void parallel(Executor* executor, int64_t n, void (*task)(void*, int64_t), void* context) {
-  if (n <= 1) {
-    for (int64_t i = 0; i < n; ++i) task(context, i);
+int workers(Executor* executor) {
+  if (executor) return std::max(1, executor->concurrency());
+  return inside_a_task ? 1 : current_pool()->concurrency();
+}
+
+void parallel(Executor* executor, int most, int64_t n, void (*task)(void*, int, int64_t), void* context) {
+  const int64_t share = std::min<int64_t>(most, n);
+  if (share <= 1) {
+    for (int64_t i = 0; i < n; ++i) task(context, 0, i);
     return;
   }
-  Guarded guarded{task, context, {}, {}};
+  Work work{task, context, n, {}, {}, {}};
   if (executor) {
-    executor->run(n, &Guarded::call, &guarded);
+    executor->run(share, &Work::run, &work);
   } else {
     const std::shared_ptr<Pool> mine = current_pool();
-    mine->run(n, &Guarded::call, &guarded);
+    mine->run(share, &Work::run, &work);
   }
-  if (guarded.error) std::rethrow_exception(guarded.error);
+  if (work.error) std::rethrow_exception(work.error);
 }
 
 int threads() { return current_pool()->concurrency(); }

@@ -1,8 +1,9 @@
-// One tile: products in registers, the online softmax on rows of scores, the weighted sum. Per-target code.
+// One tile: products in registers, the softmax on rows of scores, the weighted sum. Per-target code.
 //
 // Contract on bits (docs/design.md, section 2). A product is summed over k in order with FMA, vectors running across
 // columns. A row's sum has 16 virtual lanes (key j adds to lane j mod 16) and one fixed tree. The running maximum is an
-// integer power of two, so rescaling is exact and blocks may be cut anywhere.
+// integer power of two, so rescaling is exact. Sums over keys begin anew with each block of kBlockKeys keys, and blocks
+// are added up in order, so that it does not matter who computes which.
 #if defined(HEED_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HEED_TILE_INL_H_
 #undef HEED_TILE_INL_H_
@@ -11,9 +12,12 @@
 #endif
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "hwy/highway.h"
+#include "pack-inl.h"
 #include "plan.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,88 +25,173 @@ namespace heed {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using F = hn::CappedTag<float, kLanes>;
-using VF = hn::Vec<F>;
-inline constexpr int64_t kVector = hn::MaxLanes(F());  // 16, 8 or 4 lanes; 1 on SCALAR
-
 // ---- Products ----
 
-// A [rows x k] times B [k x columns], added to C [rows x columns], which is first multiplied by factor[row] (or taken
-// as zero without factors). A is read element by element, so either of its strides may be 1: a transposed A costs
-// nothing.
+// C [rows x columns] = A [rows x k] times B [k x columns]. A is read element by element, so it may lie either way round:
+// element (r, k) is at a + r * a_stride + k, or transposed at a + k * a_stride + r.
 struct Product {
   const float* a;
-  int64_t a_row, a_k;
-  const float* b;
-  int64_t b_k, b_panel;  // panel p of 16 columns of row k is at b + p * b_panel + k * b_k
+  int64_t a_stride;
+  const float* b;  // column vector v of row k is at b + v / kWide * b_panel + v % kWide * kVector + k * b_k
+  int64_t b_k, b_panel;
   float* c;
   int64_t c_row;
-  const float* factor;  // [rows] or nullptr
+  const float* factor = nullptr;  // [rows]: C = factor[row] * C + A times B
 };
 
-// R rows by V vectors: the accumulators stay in registers over all of k.
-template <int R, int V>
-HWY_INLINE void Micro(const Product& t, int64_t row, int64_t k0, int64_t k1, const float* b0, const float* b1,
-                      float* c0) {
+inline constexpr int64_t kGroup = 6;  // rows of a register tile
+inline constexpr float kOnes[kBlockKeys] = {
+#define HEED_8(x) x, x, x, x, x, x, x, x
+    HEED_8(HEED_8(1)), HEED_8(HEED_8(1)), HEED_8(HEED_8(1)), HEED_8(HEED_8(1))
+#undef HEED_8
+};
+
+// Keeps a loaded vector in its register. GCC 12 would fold the load into each FMA that uses it: 18 loads for 12 FMA,
+// and the load ports become the limit (KERNEL-NOTES.md).
+HWY_INLINE void Hold(VF& v) {
+#if HWY_COMPILER_GCC_ACTUAL && HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128
+  asm("" : "+v"(v.raw));
+#else
+  (void)v;
+#endif
+}
+
+#if HWY_COMPILER_CLANG
+#define HEED_UNROLL _Pragma("unroll")
+#else
+#define HEED_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+template <int V>
+HWY_INLINE void LoadVectors(const float* from, VF (&b)[V]) {
   const F d;
+  HEED_UNROLL
+  for (int v = 0; v < V; ++v) {
+    b[v] = hn::LoadU(d, from + v * kVector);
+    Hold(b[v]);
+  }
+}
+
+// Row r of a tile on its own, over k in [k0, k1).
+template <int V>
+HWY_INLINE void AddOneRow(VF (&acc)[V], const float* HWY_RESTRICT a, int64_t a_k, const float* HWY_RESTRICT b,
+                          int64_t b_k, int64_t k0, int64_t k1) {
+  const F d;
+  for (int64_t k = k0; k < k1; ++k) {
+    const VF x = hn::Set(d, a[k * a_k]);
+    HEED_UNROLL
+    for (int v = 0; v < V; ++v) acc[v] = hn::MulAdd(x, hn::LoadU(d, b + k * b_k + v * kVector), acc[v]);
+  }
+}
+
+// Each row r in its own range: [begin, end) clipped to lie before (kBefore) or behind what all rows have in common.
+template <int R, int V, int r, bool kBefore>
+HWY_INLINE void AddRagged(VF (&acc)[R][V], const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t b_k,
+                          Span common, const Span* spans) {
+  if constexpr (kBefore)
+    AddOneRow<V>(acc[r], a + r * a_row, a_k, b, b_k, spans[r].begin, std::min(spans[r].end, common.begin));
+  else
+    AddOneRow<V>(acc[r], a + r * a_row, a_k, b, b_k, std::max(spans[r].begin, common.end), spans[r].end);
+  if constexpr (r + 1 < R) AddRagged<R, V, r + 1, kBefore>(acc, a, a_row, a_k, b, b_k, common, spans);
+}
+
+// R rows by V vectors from `row` on: the sums stay in registers over all of k in `common`, and, if kRagged, over what
+// each row has before and behind that (spans[row...]), in order. b and c are those of the first vector.
+template <int R, int V, bool kTransposed, bool kRagged>
+HWY_INLINE void Micro(const Product& t, int64_t row, Span common, const Span* spans, const float* HWY_RESTRICT b0,
+                      float* HWY_RESTRICT c) {
+  const F d;
+  const int64_t a_row = kTransposed ? 1 : t.a_stride, a_k = kTransposed ? t.a_stride : 1, b_k = t.b_k;
+  const float* HWY_RESTRICT a0 = t.a + row * a_row;
   VF acc[R][V];
-  float* HWY_RESTRICT c = c0 + row * t.c_row;
+  HEED_UNROLL
+  for (int r = 0; r < R; ++r) {
+    HEED_UNROLL
+    for (int v = 0; v < V; ++v) acc[r][v] = hn::Zero(d);
+  }
+  if constexpr (kRagged) AddRagged<R, V, 0, true>(acc, a0, a_row, a_k, b0, b_k, common, spans + row);
+
+  const float* HWY_RESTRICT a = a0 + common.begin * a_k;
+  const float* HWY_RESTRICT b = b0 + common.begin * b_k;
+  constexpr int kUnroll = R * V <= 12 ? 4 : 2;
+  int64_t k = common.begin;
+  for (; k + kUnroll <= common.end; k += kUnroll) {
+    HEED_UNROLL
+    for (int u = 0; u < kUnroll; ++u) {
+      VF x[V];
+      LoadVectors<V>(b + u * b_k, x);
+      HEED_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const VF y = hn::Set(d, a[r * a_row + u * a_k]);
+        HEED_UNROLL
+        for (int v = 0; v < V; ++v) acc[r][v] = hn::MulAdd(y, x[v], acc[r][v]);
+      }
+    }
+    a += kUnroll * a_k;
+    b += kUnroll * b_k;
+  }
+  for (; k < common.end; ++k, a += a_k, b += b_k) {
+    VF x[V];
+    LoadVectors<V>(b, x);
+    HEED_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const VF y = hn::Set(d, a[r * a_row]);
+      HEED_UNROLL
+      for (int v = 0; v < V; ++v) acc[r][v] = hn::MulAdd(y, x[v], acc[r][v]);
+    }
+  }
+
+  if constexpr (kRagged) AddRagged<R, V, 0, false>(acc, a0, a_row, a_k, b0, b_k, common, spans + row);
   if (t.factor) {
+    HEED_UNROLL
     for (int r = 0; r < R; ++r) {
       const VF f = hn::Set(d, t.factor[row + r]);
-      for (int v = 0; v < V; ++v) acc[r][v] = hn::Mul(f, hn::LoadU(d, c + r * t.c_row + v * kVector));
+      float* HWY_RESTRICT to = c + (row + r) * t.c_row;
+      HEED_UNROLL
+      for (int v = 0; v < V; ++v)
+        hn::StoreU(hn::MulAdd(f, hn::LoadU(d, to + v * kVector), acc[r][v]), d, to + v * kVector);
     }
   } else {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) acc[r][v] = hn::Zero(d);
-  }
-  const float* HWY_RESTRICT a = t.a + row * t.a_row + k0 * t.a_k;
-  b0 += k0 * t.b_k;
-  b1 += k0 * t.b_k;
-  for (int64_t k = k0; k < k1; ++k) {
-    VF b[V];
-    b[0] = hn::LoadU(d, b0);
-    if constexpr (V == 2) b[1] = hn::LoadU(d, b1);
+    HEED_UNROLL
     for (int r = 0; r < R; ++r) {
-      const VF x = hn::Set(d, a[r * t.a_row]);
-      for (int v = 0; v < V; ++v) acc[r][v] = hn::MulAdd(x, b[v], acc[r][v]);
+      HEED_UNROLL
+      for (int v = 0; v < V; ++v) hn::StoreU(acc[r][v], d, c + (row + r) * t.c_row + v * kVector);
     }
-    a += t.a_k;
-    b0 += t.b_k;
-    b1 += t.b_k;
   }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) hn::StoreU(acc[r][v], d, c + r * t.c_row + v * kVector);
 }
 
-// R rows over columns [16 panel0, 16 panel1), two vectors at a time.
-template <int R>
-HWY_NOINLINE void Strip(const Product& t, int64_t row, int64_t k0, int64_t k1, int64_t panel0, int64_t panel1) {
-  constexpr int64_t kPerPanel = kLanes / kVector;
-  int64_t v = panel0 * kPerPanel;
-  const int64_t end = panel1 * kPerPanel;
-  const auto b = [&](int64_t i) { return t.b + i / kPerPanel * t.b_panel + i % kPerPanel * kVector; };
-  for (; v + 2 <= end; v += 2) Micro<R, 2>(t, row, k0, k1, b(v), b(v + 1), t.c + v * kVector);
-  if (v < end) Micro<R, 1>(t, row, k0, k1, b(v), b(v), t.c + v * kVector);
+// R rows over column vectors [v0, v1), a panel at a time.
+template <int R, bool kTransposed, bool kRagged>
+HWY_NOINLINE void Strip(const Product& t, int64_t row, Span common, const Span* spans, int64_t v0, int64_t v1) {
+  for (int64_t v = v0, n; v < v1; v += n) {
+    n = std::min(kWide - v % kWide, v1 - v);
+    const float* b = t.b + v / kWide * t.b_panel + v % kWide * kVector;
+    float* c = t.c + v * kVector;
+    if constexpr (kWide == 4) {
+      if (n == 4) Micro<R, 4, kTransposed, kRagged>(t, row, common, spans, b, c);
+      if (n == 3) Micro<R, 3, kTransposed, kRagged>(t, row, common, spans, b, c);
+    }
+    if (n == 2) Micro<R, 2, kTransposed, kRagged>(t, row, common, spans, b, c);
+    if (n == 1) Micro<R, 1, kTransposed, kRagged>(t, row, common, spans, b, c);
+  }
 }
 
-inline constexpr int64_t kGroup = 6;  // rows of a register tile; 6 x 2 vectors fill 12 of AVX2's 16 registers
-
-// Rows [row, row + n), n <= 6.
-inline void StripOf(int64_t n, const Product& t, int64_t row, int64_t k0, int64_t k1, int64_t panel0, int64_t panel1) {
+// Rows [row, row + n), n <= kGroup.
+template <bool kTransposed, bool kRagged>
+inline void StripOf(int64_t n, const Product& t, int64_t row, Span common, const Span* spans, int64_t v0, int64_t v1) {
   switch (n) {
     case 1:
-      return Strip<1>(t, row, k0, k1, panel0, panel1);
+      return Strip<1, kTransposed, kRagged>(t, row, common, spans, v0, v1);
     case 2:
-      return Strip<2>(t, row, k0, k1, panel0, panel1);
+      return Strip<2, kTransposed, kRagged>(t, row, common, spans, v0, v1);
     case 3:
-      return Strip<3>(t, row, k0, k1, panel0, panel1);
+      return Strip<3, kTransposed, kRagged>(t, row, common, spans, v0, v1);
     case 4:
-      return Strip<4>(t, row, k0, k1, panel0, panel1);
+      return Strip<4, kTransposed, kRagged>(t, row, common, spans, v0, v1);
     case 5:
-      return Strip<5>(t, row, k0, k1, panel0, panel1);
+      return Strip<5, kTransposed, kRagged>(t, row, common, spans, v0, v1);
     case 6:
-      return Strip<6>(t, row, k0, k1, panel0, panel1);
+      return Strip<6, kTransposed, kRagged>(t, row, common, spans, v0, v1);
   }
 }
 
@@ -113,75 +202,87 @@ inline int64_t NextGroup(int64_t rows_left) {
   return (rows_left + groups - 1) / groups;
 }
 
-// All rows and k.
-inline void Multiply(const Product& t, int64_t rows, int64_t k, int64_t panel0, int64_t panel1) {
+// What n rows have in common of their spans of k; where that is nothing, an empty span that splits each row's in two.
+inline Span Common(const Span* spans, int64_t n) {
+  Span common = spans[0];
+  for (int64_t r = 1; r < n; ++r)
+    common = {std::max(common.begin, spans[r].begin), std::min(common.end, spans[r].end)};
+  return common.begin < common.end ? common : Span{common.begin, common.begin};
+}
+
+// A group of n rows over the k in each row's span: nothing outside is read.
+inline void MultiplyGroup(const Product& t, int64_t row, int64_t n, const Span* spans, int64_t v0, int64_t v1) {
+  const Span common = Common(spans + row, n);
+  bool even = true;
+  for (int64_t r = row; r < row + n; ++r) even &= spans[r].begin == common.begin && spans[r].end == common.end;
+  if (even)
+    StripOf<false, false>(n, t, row, common, nullptr, v0, v1);
+  else
+    StripOf<false, true>(n, t, row, common, spans, v0, v1);
+}
+
+// All rows of a transposed A over all k.
+inline void MultiplyTransposed(const Product& t, int64_t rows, int64_t k, int64_t vectors) {
   for (int64_t r = 0, n; r < rows; r += n) {
     n = NextGroup(rows - r);
-    StripOf(n, t, r, 0, k, panel0, panel1);
+    StripOf<true, false>(n, t, r, {0, k}, nullptr, 0, vectors);
   }
 }
 
-// The same where row r has only k in [spans[r].begin, spans[r].end): nothing outside is read. A group of rows shares
-// what its rows have in common; what is left at either end goes row by row, still in order of k.
-inline void MultiplySpans(const Product& t, const Span* spans, int64_t rows, int64_t panels) {
-  for (int64_t r = 0, n; r < rows; r += n) {
-    n = NextGroup(rows - r);
-    Span common = spans[r];
-    for (int64_t i = 1; i < n; ++i)
-      common = {std::max(common.begin, spans[r + i].begin), std::min(common.end, spans[r + i].end)};
-    if (common.begin >= common.end) {
-      for (int64_t i = 0; i < n; ++i) Strip<1>(t, r + i, spans[r + i].begin, spans[r + i].end, 0, panels);
-      continue;
-    }
-    // The pieces of a row follow each other in memory order; only the first one may scale what was there before.
-    Product again = t;
-    float ones[kTileRows];
-    std::fill(ones, ones + rows, 1.0f);
-    again.factor = ones;
-    bool ragged_begin = false;
-    for (int64_t i = 0; i < n; ++i) ragged_begin |= spans[r + i].begin < common.begin;
-    if (ragged_begin)
-      for (int64_t i = 0; i < n; ++i) Strip<1>(t, r + i, spans[r + i].begin, common.begin, 0, panels);
-    StripOf(n, ragged_begin ? again : t, r, common.begin, common.end, 0, panels);
-    for (int64_t i = 0; i < n; ++i)
-      if (spans[r + i].end > common.end) Strip<1>(again, r + i, common.end, spans[r + i].end, 0, panels);
-  }
-}
-
-// ---- Softmax ----
+// ---- 2^x and tanh ----
 
 inline constexpr float kLog2e = 1.44269504088896341f;
 inline constexpr double kLn2 = 0.693147180559945309417;
-// Scores at or below this (in powers of two) count as minus infinity: a bias of -inf excludes its pair.
-inline constexpr float kFloor = -1e30f;
 
-// 2^(x - m) for an integer-valued m >= x - 1/2. x is split into a whole part n and a fraction in [-1/2, 1/2] before m
-// comes in, so that another m changes the exponent and nothing else. Below 2^-126 the result is 0, never a denormal. A
-// polynomial of degree 6, 0.6 ulp (Chebyshev interpolation of (2^f - 1) / f).
+// (2^f - 1) / f for f in [-1/2, 1/2]: degree 5, from Chebyshev interpolation.
 template <class D, class V>
-HWY_INLINE V Exp2(D d, V x, V m) {
-  const V n = hn::Round(x);
-  const V f = hn::Sub(x, n);
+HWY_INLINE V Exp2Slope(D d, V f) {
   V p = hn::Set(d, 0x1.44138ap-13f);
   p = hn::MulAdd(p, f, hn::Set(d, 0x1.5f0890p-10f));
   p = hn::MulAdd(p, f, hn::Set(d, 0x1.3b2a54p-7f));
   p = hn::MulAdd(p, f, hn::Set(d, 0x1.c6af6cp-5f));
   p = hn::MulAdd(p, f, hn::Set(d, 0x1.ebfbe0p-3f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0x1.62e430p-1f));
-  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
-  // The exponent is clamped before it becomes an integer; p * 2^e is then put together from two factors that cannot
-  // overflow.
-  V e = hn::Sub(n, m);
-  const auto tiny = hn::Lt(e, hn::Set(d, -125.0f));
-  e = hn::Min(hn::Max(e, hn::Set(d, -126.0f)), hn::Set(d, 127.0f));
-  const hn::RebindToSigned<D> di;
-  const auto bits = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, e), hn::Set(di, 127)));
-  const V y = hn::Mul(p, hn::BitCast(d, bits));
-  return hn::IfThenElse(tiny, hn::Zero(d), y);
+  return hn::MulAdd(p, f, hn::Set(d, 0x1.62e430p-1f));
 }
 
-// 2^n for an integer-valued n <= 0; 0 below -126.
-HWY_INLINE float PowerOfTwo(float n) { return n < -126.0f ? 0.0f : std::ldexp(1.0f, static_cast<int>(n)); }
+// e << 23 for an integer-valued |e| < 2^22: what has to be added to the bits of a float to multiply it by 2^e.
+template <class D, class V>
+HWY_INLINE auto ExponentBits(D d, V e) {
+  const hn::RebindToSigned<D> di;
+  return hn::ShiftLeft<23>(hn::BitCast(di, hn::Add(e, hn::Set(d, 0x1.8p23f))));
+}
+
+// 2^(x - m) for an integer-valued m >= x - 1/2. x is split into a whole part n and a fraction in [-1/2, 1/2] before m
+// comes in, so that another m changes the exponent and nothing else. Below 2^-125 the result is 0, never a denormal;
+// x = -inf gives 0 whatever m is. Within 0.6 ulp.
+template <class D, class V>
+HWY_INLINE V Exp2(D d, V x, V m) {
+  const hn::RebindToSigned<D> di;
+  const V n = hn::Round(x);
+  const V f = hn::Sub(x, n);
+  const V p = hn::MulAdd(Exp2Slope(d, f), f, hn::Set(d, 1.0f));
+  const V e = hn::Sub(n, m);
+  const V y = hn::BitCast(d, hn::Add(hn::BitCast(di, p), ExponentBits(d, e)));
+  return hn::IfThenZeroElse(hn::Lt(e, hn::Set(d, -125.0f)), y);
+}
+
+// tanh x = (e - 1) / (e + 1) with e = 2^u, u = 2 x log2(e). e - 1 = 2^n (2^f - 1) + (2^n - 1) loses nothing where x is
+// small: there n is 0 and 2^f - 1 comes from its own polynomial. Within 3 ulp; NaN stays NaN.
+template <class D, class V>
+HWY_INLINE V Tanh(D d, V x) {
+  const hn::RebindToSigned<D> di;
+  // Min and Max return their second operand if one is NaN.
+  const V u = hn::Max(hn::Set(d, -30.0f), hn::Min(hn::Set(d, 30.0f), hn::Mul(x, hn::Set(d, 2 * kLog2e))));
+  const V n = hn::Round(u), f = hn::Sub(u, n), one = hn::Set(d, 1.0f);
+  const V power = hn::BitCast(d, hn::Add(hn::BitCast(di, one), ExponentBits(d, n)));
+  const V less_one = hn::MulAdd(power, hn::Mul(Exp2Slope(d, f), f), hn::Sub(power, one));
+  return hn::Div(less_one, hn::Add(less_one, hn::Set(d, 2.0f)));
+}
+
+// 2^n for an integer-valued n <= 0; 0 below -126 and for NaN.
+HWY_INLINE float PowerOfTwo(float n) {
+  return n >= -126.0f ? std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23) : 0.0f;
+}
 
 // 16 lanes to one number, always by the same tree.
 inline float SumLanes(const float* lanes) {
@@ -192,56 +293,90 @@ inline float SumLanes(const float* lanes) {
   return s[0];
 }
 
-// Which lanes of [j, j + lanes) lie in the span.
-template <class D>
-HWY_INLINE auto Inside(D d, int64_t j, Span span) {
-  const auto lane = hn::Iota(d, 0);
-  const float begin = static_cast<float>(std::clamp<int64_t>(span.begin - j, 0, kLanes));
-  const float end = static_cast<float>(std::clamp<int64_t>(span.end - j, 0, kLanes));
-  return hn::And(hn::Ge(lane, hn::Set(d, begin)), hn::Lt(lane, hn::Set(d, end)));
-}
+// ---- Softmax ----
 
-// One row of raw scores s[0, 16 panels) becomes log2 weights before normalisation: t = s * scale2 + bias * log2(e),
-// floored; what lies outside the span becomes the floor. bias_stride is 0 (one value for the row) or 1; bias may be
-// nullptr. Returns the row's maximum.
-inline float FinishScores(float* s, Span span, int64_t width, float scale2, const float* bias, int64_t bias_stride) {
+// Scores at or below this (in powers of two) count as minus infinity: a bias of -inf excludes its pair.
+inline constexpr float kFloor = -1e30f;
+
+// What makes a weight's exponent of a raw score: t = cap(s * scale2) + bias * log2(e), all in powers of two.
+struct Finish {
+  float scale2 = 1;              // 1: the scores come scaled
+  float cap2 = 0;                // softcap * log2(e); 0: none
+  const float* bias = nullptr;   // of the row's first key; nullptr: none
+  int64_t bias_stride = 1;       // 0: one value for the row
+  bool nothing() const { return scale2 == 1 && cap2 == 0 && !bias; }
+};
+
+// s[0, width) in place; what lies outside the span (within the width, or empty) becomes -inf, and bias beside the span is not read. If slope is given
+// it gets the derivative of the cap, which the backward multiplies by.
+inline void FinishScores(float* s, Span span, int64_t width, const Finish& how, float* slope = nullptr) {
   const F d;
-  const VF c = hn::Set(d, scale2), log2e = hn::Set(d, kLog2e), floor = hn::Set(d, kFloor);
-  const VF row_bias = bias && bias_stride == 0 ? hn::Set(d, *bias) : hn::Zero(d);
-  VF largest = floor;
-  for (int64_t j = 0; j < width; j += kVector) {
-    VF t = hn::Mul(hn::LoadU(d, s + j), c);
-    const bool whole = span.begin <= j && j + kVector <= span.end;
-    if (bias) {
-      VF b = row_bias;
-      if (bias_stride != 0 && whole) {
-        b = hn::LoadU(d, bias + j);
-      } else if (bias_stride != 0) {  // bias beside the span is not read
-        HWY_ALIGN float some[kVector] = {};
-        for (int64_t x = std::max(j, span.begin); x < std::min(j + kVector, span.end); ++x) some[x - j] = bias[x];
-        b = hn::Load(d, some);
+  if (!how.nothing()) {
+    const VF c = hn::Set(d, how.scale2), log2e = hn::Set(d, kLog2e);
+    const VF cap = hn::Set(d, how.cap2), inverse = hn::Set(d, how.cap2 > 0 ? 1 / how.cap2 : 0.0f);
+    const VF row_bias = how.bias && how.bias_stride == 0 ? hn::Set(d, *how.bias) : hn::Zero(d);
+    for (int64_t j = 0; j < width; j += kVector) {
+      VF t = hn::Mul(hn::LoadU(d, s + j), c);
+      if (how.cap2 > 0) {
+        const VF h = Tanh(d, hn::Mul(t, inverse));
+        if (slope) hn::StoreU(hn::NegMulAdd(h, h, hn::Set(d, 1.0f)), d, slope + j);
+        t = hn::Mul(cap, h);
       }
-      t = hn::MulAdd(b, log2e, t);
+      if (how.bias) {
+        VF b = row_bias;
+        if (how.bias_stride != 0) {
+          if (span.begin <= j && j + kVector <= span.end) {
+            b = hn::LoadU(d, how.bias + j);
+          } else {
+            HWY_ALIGN float some[kVector] = {};
+            for (int64_t x = std::max(j, span.begin); x < std::min(j + kVector, span.end); ++x)
+              some[x - j] = how.bias[x];
+            b = hn::Load(d, some);
+          }
+        }
+        t = hn::MulAdd(b, log2e, t);
+      }
+      hn::StoreU(t, d, s + j);
     }
-    t = hn::IfThenElse(hn::Lt(t, floor), floor, t);  // a NaN passes
-    if (!whole) t = hn::IfThenElse(Inside(d, j, span), t, floor);
-    hn::StoreU(t, d, s + j);
-    largest = hn::IfThenElse(hn::Lt(largest, t), t, largest);
   }
-  return hn::GetLane(hn::MaxOfLanes(d, largest));
+  constexpr float kExcluded = -std::numeric_limits<float>::infinity();
+  if (span.begin >= span.end) span = {width, width};
+  std::fill(s, s + span.begin, kExcluded);
+  std::fill(s + span.end, s + width, kExcluded);
 }
 
-// t[0, width) becomes p = 2^(t - m), 0 at the floor; p is added to the row's 16 lanes.
-inline void ExpRow(float* t, int64_t width, float m, float* lanes) {
+// The largest of t[0, width), at least kFloor. NaN does not count.
+inline float MaxOfRow(const float* t, int64_t width) {
   const F d;
-  const VF vm = hn::Set(d, m), floor = hn::Set(d, kFloor);
-  for (int64_t j = 0; j < width; j += kLanes)
-    for (int64_t v = 0; v < kLanes; v += kVector) {
-      const VF x = hn::LoadU(d, t + j + v);
-      const VF p = hn::IfThenElse(hn::Eq(x, floor), hn::Zero(d), Exp2(d, x, vm));
-      hn::StoreU(p, d, t + j + v);
-      hn::StoreU(hn::Add(hn::LoadU(d, lanes + v), p), d, lanes + v);
+  VF a = hn::Set(d, kFloor), b = a;
+  int64_t j = 0;
+  for (; j + 2 * kVector <= width; j += 2 * kVector) {
+    a = hn::Max(hn::LoadU(d, t + j), a);  // returns the second operand if one is NaN
+    b = hn::Max(hn::LoadU(d, t + j + kVector), b);
+  }
+  if (j < width) a = hn::Max(hn::LoadU(d, t + j), a);
+  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(a, b)));
+}
+
+// t[0, width) becomes p = 2^(t - m); the row's 16 lanes become factor * lanes + the sums of p.
+inline void ExpRow(float* t, int64_t width, float m, float factor, float* lanes) {
+  const F d;
+  constexpr int64_t kVectors = kLanes / kVector;
+  const VF vm = hn::Set(d, m);
+  VF sum[kVectors];
+  HEED_UNROLL
+  for (int64_t v = 0; v < kVectors; ++v) sum[v] = hn::Zero(d);
+  for (int64_t j = 0; j < width; j += kLanes) {
+    HEED_UNROLL
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const VF p = Exp2(d, hn::LoadU(d, t + j + v * kVector), vm);
+      hn::StoreU(p, d, t + j + v * kVector);
+      sum[v] = hn::Add(sum[v], p);
     }
+  }
+  HEED_UNROLL
+  for (int64_t v = 0; v < kVectors; ++v)
+    hn::StoreU(hn::MulAdd(hn::Set(d, factor), hn::LoadU(d, lanes + v * kVector), sum[v]), d, lanes + v * kVector);
 }
 
 }  // namespace HWY_NAMESPACE

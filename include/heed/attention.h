@@ -14,6 +14,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -28,7 +29,9 @@ struct Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class DType { f32, f64 };  // f64 runs the double-precision reference: slow and exact, for gradient checks
+// What tensors hold. Arithmetic is f32 throughout for f32, f16 (IEEE binary16) and bf16; results are rounded once, to
+// nearest even. f64 runs the double-precision reference: slow and exact, for gradient checks.
+enum class DType { f32, f64, f16, bf16 };
 
 using Shape = std::array<int64_t, 4>;
 
@@ -66,6 +69,13 @@ template <class T>
 auto tensor(T* data, Shape shape) {
   return tensor(data, shape, dense(shape));
 }
+// The same for a dtype named at run time; f16 and bf16 have no type of their own in C++20.
+inline Tensor tensor(void* data, DType dtype, Shape shape, Shape stride) { return {data, dtype, shape, stride}; }
+inline Tensor tensor(void* data, DType dtype, Shape shape) { return {data, dtype, shape, dense(shape)}; }
+inline ConstTensor tensor(const void* data, DType dtype, Shape shape, Shape stride) {
+  return {data, dtype, shape, stride};
+}
+inline ConstTensor tensor(const void* data, DType dtype, Shape shape) { return {data, dtype, shape, dense(shape)}; }
 
 // Runs work in parallel. An embedder that has a thread pool hands it over here; without one Heed uses its own.
 class Executor {
@@ -74,7 +84,8 @@ class Executor {
   // How many tasks can run at once; at least 1.
   virtual int concurrency() const = 0;
   // Calls task(context, i) once for each i in [0, tasks), in any order and on any threads, and returns when all are
-  // done. Must accept calls from several threads at once.
+  // done. tasks is at most concurrency(): each is a worker that takes pieces of the work until there are none left, so
+  // running them one after the other is right, too. Must accept calls from several threads at once.
   virtual void run(int64_t tasks, void (*task)(void* context, int64_t index), void* context) = 0;
 };
 
@@ -83,7 +94,27 @@ enum class Score {
   additive,  // s = scale * w . tanh(q + k); scale defaults to 1. Bahdanau et al. 2015; q and k come already projected
 };
 
-// One attention problem: the inputs and how they are scored and masked. q, k, v, w and bias share a dtype.
+// What a call works out before it computes, which keys each tile of queries sees and how the work is shared, and its
+// scratch memory. Every call makes one; whoever calls again and again with the same shapes and mask (layer after layer,
+// step after step) keeps one and hands it over: then nothing is worked out twice and nothing is allocated. A call whose
+// sizes, dtype, options, mask, threads or target differ from the last one's makes the plan anew, so handing over any
+// plan is right. A plan serves one call at a time (heed::Error if it is in use).
+class Plan {
+ public:
+  Plan();
+  ~Plan();
+  Plan(Plan&&) noexcept;
+  Plan& operator=(Plan&&) noexcept;
+
+  struct State;                     // defined in src/plan.h
+  State& state() { return *state_; }  // for the engine
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+// One attention problem: the inputs and how they are scored and masked. q, k, v, w share a dtype; bias has the same, or
+// is f32.
 struct Attention {
   ConstTensor q;                     // [B, Hq, L, D]
   ConstTensor k;                     // [B, Hkv, S, D]
@@ -91,14 +122,18 @@ struct Attention {
   Score score = Score::dot;          //
   std::optional<double> scale = {};  // see Score; may be negative
   ConstTensor w = {};                // [1, Hq or 1, 1, D], needed by Score::additive and by nothing else
+  double softcap = 0;                // c > 0: scores become c * tanh(score / c), before bias and mask; 0: off
   ConstTensor bias = {};             // added to the scores: [B or 1, Hq or 1, L or 1, S or 1], rows contiguous
   Mask mask = {};                    // which keys a query sees
+  Plan* plan = nullptr;              // nullptr: a plan for this call alone
   Executor* executor = nullptr;      // nullptr: Heed's own threads
 };
 
 struct Output {
   Tensor out;       // [B, Hq, L, Dv]
-  Tensor lse = {};  // [B, Hq, L, 1], optional: log of the sum of exp(score) over the visible keys, natural logarithm
+  // [B, Hq, L, 1], optional: log of the sum of exp(score) over the visible keys, natural logarithm. f32 for f16 and bf16
+  // tensors, else their dtype.
+  Tensor lse = {};
 };
 
 // out = softmax(score) v over the visible keys. A row that sees no key gives 0 and lse = -inf.

@@ -30,7 +30,7 @@ typedef enum heed_status {
  * returned NULL). Valid until this thread's next Heed call. */
 const char* heed_last_error(void);
 
-typedef enum heed_dtype { HEED_F32 = 0, HEED_F64 = 1 } heed_dtype;
+typedef enum heed_dtype { HEED_F32 = 0, HEED_F64 = 1, HEED_F16 = 2, HEED_BF16 = 3 } heed_dtype;
 typedef enum heed_score { HEED_DOT = 0, HEED_ADDITIVE = 1 } heed_score;
 
 /* A strided view [batch, head, length, dim], strides in elements, the last dimension contiguous. data == NULL: not
@@ -45,6 +45,7 @@ typedef struct heed_tensor {
 heed_tensor heed_none(void);
 heed_tensor heed_dense_f32(const float* data, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
 heed_tensor heed_dense_f64(const double* data, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
+heed_tensor heed_dense(const void* data, heed_dtype dtype, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
 
 /* A mask is a value: make it, combine it, hand it to any number of calls, free it. NULL excludes nothing. Functions
  * that make one return NULL on bad arguments or lack of memory. See <heed/mask.h> for what each lets through. */
@@ -65,6 +66,12 @@ typedef struct heed_executor {
   void (*run)(void* self, int64_t tasks, void (*task)(void* context, int64_t index), void* context);
 } heed_executor;
 
+/* What calls work out before they compute, and their scratch memory: keep one and hand it to calls of the same shape. One
+ * call at a time. NULL for want of memory. See heed::Plan. */
+typedef struct heed_plan heed_plan;
+heed_plan* heed_plan_new(void);
+void heed_plan_free(heed_plan* plan); /* NULL is fine */
+
 /* One attention problem; heed_attention_init gives every field its default. Shapes as in <heed/attention.h>. */
 typedef struct heed_attention {
   size_t size; /* sizeof(heed_attention), set by init: lets a later version tell what the caller was compiled with */
@@ -76,6 +83,8 @@ typedef struct heed_attention {
   heed_tensor bias;
   const heed_mask* mask;
   heed_executor executor;
+  double softcap; /* 0: off */
+  heed_plan* plan; /* NULL: one for this call alone */
 } heed_attention;
 
 void heed_attention_init(heed_attention* a);

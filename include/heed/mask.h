@@ -49,6 +49,9 @@ class Mask {
   // Pairs that both masks let through.
   friend Mask operator&(const Mask& a, const Mask& b);
 
+  // Whether both are made in the same way of equal parts; they then let the same pairs through.
+  friend bool operator==(const Mask& a, const Mask& b);
+
  private:
   std::shared_ptr<const Node> node_;
 };
