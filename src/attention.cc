@@ -12,8 +12,8 @@ void forward(const Attention& a, const Output& result) {
   const Problem p = check_forward(a, result);
   if (a.q.dtype == DType::f64) return reference::forward(p, result);
   settle_target();
-  Plan once;
-  Plan::State& plan = (a.plan ? *a.plan : once).state();
+  std::optional<Plan> once;
+  Plan::State& plan = (a.plan ? *a.plan : once.emplace()).state();
   const InUse mark(plan);
   plan.prepare(p, workers(a.executor));
   forward_pass(p, plan, result);

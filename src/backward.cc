@@ -86,8 +86,8 @@ inline void ThroughCap(float* ds, int64_t width, const float* slope) {
 
 // One KV head of one batch. dw: [group][D] sums of this head's queries, or nullptr.
 template <class Score>
-void BackwardHead(const Problem& p, const Tiling& tiling, const Incoming& in, const Gradients& g, int64_t b, int64_t hkv,
-                  float* dw) {
+void BackwardHead(const Problem& p, const Tiling& tiling, const Incoming& in, const Gradients& g, int64_t b,
+                  int64_t hkv, float* dw) {
   const auto head = [&](const auto& t, int64_t h) {
     using T = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(t.data)>>, const float, float>;
     return static_cast<T*>(t.data) + b * t.stride[0] + h * t.stride[1];
@@ -127,10 +127,7 @@ void BackwardHead(const Problem& p, const Tiling& tiling, const Incoming& in, co
     if (g.d_k.data && p.a.score == heed::Score::dot) query.q = WholeRows(head(p.a.q, h), p.a.q.stride[2], {0, p.L}, D);
     query.d_out = WholeRows(head(in.d_out, h), in.d_out.stride[2], {0, p.L}, Dv);
     query.score = {
-        head(p.a.q, h),
-        p.a.q.stride[2],
-        nullptr,
-        D,
+        head(p.a.q, h), p.a.q.stride[2], nullptr, D,
         p.a.w.data ? static_cast<const float*>(p.a.w.data) + broadcast(p.a.w.shape, p.a.w.stride, h) : nullptr};
     query.lse2.resize(p.L);
     query.delta.resize(p.L);
@@ -220,8 +217,8 @@ void BackwardHead(const Problem& p, const Tiling& tiling, const Incoming& in, co
             float* block = s + i * kBlockKeys + first;
             finish.bias = query.bias ? query.bias + row * bias_row + (key0 + first) * bias_key : nullptr;
             FinishScores(block, {spans[i].begin - first, spans[i].end - first}, width, finish, slope);
-            WeightsAndGradient(block, ds + i * kBlockKeys + first, width, spans[i].begin < spans[i].end ? query.lse2[row] : 0.0f,
-                               query.delta[row]);
+            WeightsAndGradient(block, ds + i * kBlockKeys + first, width,
+                               spans[i].begin < spans[i].end ? query.lse2[row] : 0.0f, query.delta[row]);
             if (query.d_bias) {
               const float* from = ds + i * kBlockKeys;
               float* to = query.d_bias + row * d_bias_row;

@@ -56,6 +56,7 @@ void check_dtype(const char* name, const ConstTensor& t, DType want) {
 
 // Two elements of a tensor that is written must not share memory: with one row on top of another, results would race.
 void check_writable(const char* name, const Tensor& t) {
+  if (t.shape[0] * t.shape[1] * t.shape[2] * t.shape[3] == 0) return;
   for (int axis = 0; axis < 4; ++axis)
     if (t.shape[axis] > 1 && t.stride[axis] == 0)
       throw Error(std::string(name) + " is written but its axis " + text(axis) + " of size " + text(t.shape[axis]) +
@@ -68,8 +69,7 @@ Problem check_problem(const Attention& a, bool with_v) {
   check_rows("q", a.q);
   check_rows("k", a.k);
   if (a.q.shape[1] < 1 || a.k.shape[1] < 1)
-    throw Error("q has " + text(a.q.shape[1]) + " heads and k has " + text(a.k.shape[1]) +
-                "; both need at least 1");
+    throw Error("q has " + text(a.q.shape[1]) + " heads and k has " + text(a.k.shape[1]) + "; both need at least 1");
   Problem p{a, a.q.shape[0], a.q.shape[1], a.k.shape[1], 0, a.q.shape[2], a.k.shape[2], a.q.shape[3], 0, 0};
   if (a.k.shape[0] != p.B)
     throw Error("k has batch " + text(a.k.shape[0]) + " but q has batch " + text(p.B) + "; they must be equal");
@@ -143,8 +143,8 @@ Problem check_forward(const Attention& a, const Output& result) {
   if (result.lse.data) {
     const DType exact = narrow(a.q.dtype) ? DType::f32 : a.q.dtype;
     if (result.lse.dtype != exact)
-      throw Error(std::string("lse is ") + text(result.lse.dtype) + " but for q of " + text(a.q.dtype) + " it must be " +
-                  text(exact));
+      throw Error(std::string("lse is ") + text(result.lse.dtype) + " but for q of " + text(a.q.dtype) +
+                  " it must be " + text(exact));
     check_written("lse", result.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", exact);
   }
   return p;

@@ -200,8 +200,8 @@ struct Forward {
     const Product t{group.s, kBlockKeys, block.v, block.v_row, block.v_strip, sums.o, padded, factor};
     MultiplyGroup(t, 0, n, spans, 0, whole / kVector);
     if (whole < padded) {
-      const Product last{group.s,     kBlockKeys, block.v + whole / kPanel * block.v_strip,
-                         block.v_last, 0,         sums.o + whole, padded, factor};
+      const Product last{group.s, kBlockKeys, block.v + whole / kPanel * block.v_strip, block.v_last, 0, sums.o + whole,
+                         padded,  factor};
       MultiplyGroup(last, 0, n, spans, 0, (padded - whole) / kVector);
     }
   }

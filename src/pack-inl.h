@@ -69,8 +69,7 @@ HWY_INLINE void Narrow(VF x, F d, hwy::bfloat16_t* to) {
   const hn::RebindToUnsigned<F> du;
   const hn::RebindToSigned<F> di;
   const auto bits = hn::BitCast(du, x), high = hn::ShiftRight<16>(bits);
-  const auto rounded =
-      hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7FFF)), hn::And(high, hn::Set(du, 1))));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7FFF)), hn::And(high, hn::Set(du, 1))));
   const auto nan = hn::RebindMask(du, hn::Ne(x, x));
   const auto y = hn::IfThenElse(nan, hn::Or(high, hn::Set(du, 0x40)), rounded);
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, y)), d16, reinterpret_cast<uint16_t*>(to));

@@ -8,11 +8,11 @@
 namespace heed {
 namespace {
 
-constexpr int64_t kTileRows = 96;     // 16 register tiles; KERNEL-NOTES measured 24 to 192 within 2% of each other
-constexpr int64_t kFewestRows = 24;   // of a tile: below it, reading K and V for so few rows costs
-constexpr int64_t kFewRows = 24;      // up to which a head's keys are not worth packing as a whole
-constexpr int64_t kSomeRows = 128;    // up to which keys are split when there is too little else to share
-constexpr int64_t kManyHeads = 32;    // a worker's share from which heads are pieces
+constexpr int64_t kTileRows = 96;    // 16 register tiles; KERNEL-NOTES measured 24 to 192 within 2% of each other
+constexpr int64_t kFewestRows = 24;  // of a tile: below it, reading K and V for so few rows costs
+constexpr int64_t kFewRows = 24;     // up to which a head's keys are not worth packing as a whole
+constexpr int64_t kSomeRows = 128;   // up to which keys are split when there is too little else to share
+constexpr int64_t kManyHeads = 32;   // a worker's share from which heads are pieces
 
 // Rows of a tile, so that there are a few pieces for each worker and tiles are as equal as groups of 6 allow.
 int64_t tile_rows(int64_t rows, int64_t heads, int workers) {
@@ -87,8 +87,7 @@ void Plan::State::prepare(const Problem& p, int may_run) {
 
   // Waking another thread takes as long as some millions of multiplications.
   double multiplications = 0;
-  for (int64_t b = 0; b < p.B; ++b)
-    multiplications += static_cast<double>(tiling.pairs(b)) * p.Hkv * (p.D + p.Dv);
+  for (int64_t b = 0; b < p.B; ++b) multiplications += static_cast<double>(tiling.pairs(b)) * p.Hkv * (p.D + p.Dv);
   workers = multiplications < 1e6 ? 1 : may_run;
 
   if (blocks > 1 && (rows <= kFewRows || (rows <= kSomeRows && heads * tiling.tiles() < 4 * workers)))
@@ -123,7 +122,8 @@ void Plan::State::prepare(const Problem& p, int may_run) {
 }
 
 InUse::InUse(Plan::State& state) : state_(state) {
-  if (state_.busy.exchange(true)) throw Error("this plan is in use by another call; give each thread a plan of its own");
+  if (state_.busy.exchange(true))
+    throw Error("this plan is in use by another call; give each thread a plan of its own");
 }
 
 InUse::~InUse() { state_.busy = false; }

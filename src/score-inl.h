@@ -56,8 +56,7 @@ struct DotScore {
 
   // Rows [row, row + n) against the block's vectors [v0, v1): s[r * kBlockKeys + (v - v0) * kVector].
   static void Scores(const ScoreInput& in, int64_t row, int64_t n, int64_t v0, int64_t v1, float* s) {
-    const Product t{in.q + row * in.q_stride,  in.q_stride, in.k,      kPanel, in.D * kPanel,
-                    s - v0 * kVector, kBlockKeys};
+    const Product t{in.q + row * in.q_stride, in.q_stride, in.k, kPanel, in.D * kPanel, s - v0 * kVector, kBlockKeys};
     StripOf<false, false>(n, t, 0, {0, in.D}, nullptr, v0, v1);
   }
 

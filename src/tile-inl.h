@@ -27,8 +27,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Products ----
 
-// C [rows x columns] = A [rows x k] times B [k x columns]. A is read element by element, so it may lie either way round:
-// element (r, k) is at a + r * a_stride + k, or transposed at a + k * a_stride + r.
+// C [rows x columns] = A [rows x k] times B [k x columns]. A is read element by element, so it may lie either way
+// round: element (r, k) is at a + r * a_stride + k, or transposed at a + k * a_stride + r.
 struct Product {
   const float* a;
   int64_t a_stride;
@@ -72,6 +72,17 @@ HWY_INLINE void LoadVectors(const float* from, VF (&b)[V]) {
   }
 }
 
+// Keeps a pointer in its register. GCC 12 would rather have one register for each distance from the first row and each
+// step of an unrolled loop, which are more than there are.
+template <class T>
+HWY_INLINE void Hold(T*& p) {
+#if HWY_COMPILER_GCC_ACTUAL
+  asm("" : "+r"(p));
+#else
+  (void)p;
+#endif
+}
+
 // Row r of a tile on its own, over k in [k0, k1).
 template <int V>
 HWY_INLINE void AddOneRow(VF (&acc)[V], const float* HWY_RESTRICT a, int64_t a_k, const float* HWY_RESTRICT b,
@@ -95,6 +106,21 @@ HWY_INLINE void AddRagged(VF (&acc)[R][V], const float* a, int64_t a_row, int64_
   if constexpr (r + 1 < R) AddRagged<R, V, r + 1, kBefore>(acc, a, a_row, a_k, b, b_k, common, spans);
 }
 
+// One k of a register tile. a: a pointer to each row of A, at u, or, transposed, one for all rows, at a_offset.
+template <int R, int V, bool kTransposed, size_t P>
+HWY_INLINE void Step(const float* const (&a)[P], int u, int64_t a_offset, const float* HWY_RESTRICT b,
+                     VF (&acc)[R][V]) {
+  const F d;
+  VF x[V];
+  LoadVectors<V>(b, x);
+  HEED_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const VF y = hn::Set(d, kTransposed ? a[0][a_offset + r] : a[r % P][u]);
+    HEED_UNROLL
+    for (int v = 0; v < V; ++v) acc[r][v] = hn::MulAdd(y, x[v], acc[r][v]);
+  }
+}
+
 // R rows by V vectors from `row` on: the sums stay in registers over all of k in `common`, and, if kRagged, over what
 // each row has before and behind that (spans[row...]), in order. b and c are those of the first vector.
 template <int R, int V, bool kTransposed, bool kRagged>
@@ -111,51 +137,49 @@ HWY_INLINE void Micro(const Product& t, int64_t row, Span common, const Span* sp
   }
   if constexpr (kRagged) AddRagged<R, V, 0, true>(acc, a0, a_row, a_k, b0, b_k, common, spans + row);
 
-  const float* HWY_RESTRICT a = a0 + common.begin * a_k;
+  // The rows of A: a pointer each, or, transposed, one for all.
+  constexpr int kPointers = kTransposed ? 1 : R;
+  const float* a[kPointers];
+  HEED_UNROLL
+  for (int r = 0; r < kPointers; ++r) a[r] = a0 + common.begin * a_k + r * a_row;
   const float* HWY_RESTRICT b = b0 + common.begin * b_k;
   constexpr int kUnroll = R * V <= 12 ? 4 : 2;
-  int64_t k = common.begin;
-  for (; k + kUnroll <= common.end; k += kUnroll) {
+  int64_t left = common.end - common.begin;
+  for (; left >= kUnroll; left -= kUnroll) {
     HEED_UNROLL
     for (int u = 0; u < kUnroll; ++u) {
-      VF x[V];
-      LoadVectors<V>(b + u * b_k, x);
-      HEED_UNROLL
-      for (int r = 0; r < R; ++r) {
-        const VF y = hn::Set(d, a[r * a_row + u * a_k]);
-        HEED_UNROLL
-        for (int v = 0; v < V; ++v) acc[r][v] = hn::MulAdd(y, x[v], acc[r][v]);
-      }
+      Step<R, V, kTransposed>(a, u, u * a_k, b, acc);
+      b += b_k;
     }
-    a += kUnroll * a_k;
-    b += kUnroll * b_k;
-  }
-  for (; k < common.end; ++k, a += a_k, b += b_k) {
-    VF x[V];
-    LoadVectors<V>(b, x);
     HEED_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const VF y = hn::Set(d, a[r * a_row]);
-      HEED_UNROLL
-      for (int v = 0; v < V; ++v) acc[r][v] = hn::MulAdd(y, x[v], acc[r][v]);
+    for (int r = 0; r < kPointers; ++r) {
+      a[r] += kUnroll * a_k;
+      Hold(a[r]);
     }
+  }
+  for (; left > 0; --left) {
+    Step<R, V, kTransposed>(a, 0, 0, b, acc);
+    b += b_k;
+    HEED_UNROLL
+    for (int r = 0; r < kPointers; ++r) a[r] += a_k;
   }
 
   if constexpr (kRagged) AddRagged<R, V, 0, false>(acc, a0, a_row, a_k, b0, b_k, common, spans + row);
-  if (t.factor) {
+  const int64_t c_row = t.c_row;
+  float* HWY_RESTRICT to = c + row * c_row;
+  if (const float* HWY_RESTRICT factor = t.factor) {
     HEED_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const VF f = hn::Set(d, t.factor[row + r]);
-      float* HWY_RESTRICT to = c + (row + r) * t.c_row;
+    for (int r = 0; r < R; ++r, to += c_row) {
+      const VF f = hn::Set(d, factor[row + r]);
       HEED_UNROLL
       for (int v = 0; v < V; ++v)
         hn::StoreU(hn::MulAdd(f, hn::LoadU(d, to + v * kVector), acc[r][v]), d, to + v * kVector);
     }
   } else {
     HEED_UNROLL
-    for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < R; ++r, to += c_row) {
       HEED_UNROLL
-      for (int v = 0; v < V; ++v) hn::StoreU(acc[r][v], d, c + (row + r) * t.c_row + v * kVector);
+      for (int v = 0; v < V; ++v) hn::StoreU(acc[r][v], d, to + v * kVector);
     }
   }
 }
@@ -205,8 +229,7 @@ inline int64_t NextGroup(int64_t rows_left) {
 // What n rows have in common of their spans of k; where that is nothing, an empty span that splits each row's in two.
 inline Span Common(const Span* spans, int64_t n) {
   Span common = spans[0];
-  for (int64_t r = 1; r < n; ++r)
-    common = {std::max(common.begin, spans[r].begin), std::min(common.end, spans[r].end)};
+  for (int64_t r = 1; r < n; ++r) common = {std::max(common.begin, spans[r].begin), std::min(common.end, spans[r].end)};
   return common.begin < common.end ? common : Span{common.begin, common.begin};
 }
 
@@ -300,15 +323,15 @@ inline constexpr float kFloor = -1e30f;
 
 // What makes a weight's exponent of a raw score: t = cap(s * scale2) + bias * log2(e), all in powers of two.
 struct Finish {
-  float scale2 = 1;              // 1: the scores come scaled
-  float cap2 = 0;                // softcap * log2(e); 0: none
-  const float* bias = nullptr;   // of the row's first key; nullptr: none
-  int64_t bias_stride = 1;       // 0: one value for the row
+  float scale2 = 1;             // 1: the scores come scaled
+  float cap2 = 0;               // softcap * log2(e); 0: none
+  const float* bias = nullptr;  // of the row's first key; nullptr: none
+  int64_t bias_stride = 1;      // 0: one value for the row
   bool nothing() const { return scale2 == 1 && cap2 == 0 && !bias; }
 };
 
-// s[0, width) in place; what lies outside the span (within the width, or empty) becomes -inf, and bias beside the span is not read. If slope is given
-// it gets the derivative of the cap, which the backward multiplies by.
+// s[0, width) in place; what lies outside the span (within the width, or empty) becomes -inf, and bias beside the span
+// is not read. If slope is given it gets the derivative of the cap, which the backward multiplies by.
 inline void FinishScores(float* s, Span span, int64_t width, const Finish& how, float* slope = nullptr) {
   const F d;
   if (!how.nothing()) {

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "half.h"
 #include "problems.h"
 
 namespace heed {
@@ -120,6 +121,53 @@ TEST_P(Bits, SameAloneAsInABatchAndWholeAsDecoded) {
         EXPECT_EQ(std::memcmp(one.data(), &all[((b * s.Hq + h) * s.L + i) * s.Dv], s.Dv * sizeof(float)), 0)
             << "batch " << b << " head " << h << " row " << i;
       }
+}
+
+// However the work is shared (heads, tiles or blocks of keys: src/plan.h) and whatever rides in a tile, a row has one
+// value. Long enough for several blocks of keys, in every dtype.
+TEST(Sharing, SameBitsForEveryWayAndGroup) {
+  const int64_t Hkv = 2, group = 3, L = 40, S = 700, D = 40, Dv = 72;
+  std::mt19937_64 random(5);
+  Data q({1, Hkv * group, L, D}, random, 3), k({1, Hkv, S, D}, random, 3), v({1, Hkv, S, Dv}, random);
+  const auto bits = [](const Data& from, DType t) {
+    std::vector<uint16_t> to;
+    for (const float x : const_cast<Data&>(from).values())
+      to.push_back(t == DType::f16 ? half_of_float(x) : bfloat_of_float(x));
+    return to;
+  };
+  for (const DType t : {DType::f32, DType::f16, DType::bf16}) {
+    std::vector<uint16_t> narrow[3];
+    const void* data[3] = {q.values().data(), k.values().data(), v.values().data()};
+    if (t != DType::f32)
+      for (int x = 0; x < 3; ++x) data[x] = (narrow[x] = bits(x == 0 ? q : x == 1 ? k : v, t)).data();
+    const int64_t size = t == DType::f32 ? 4 : 2;
+    const auto at = [&](int x, int64_t element) { return static_cast<const char*>(data[x]) + element * size; };
+    Attention a{.q = tensor(data[0], t, q.shape()),
+                .k = tensor(data[1], t, k.shape()),
+                .v = tensor(data[2], t, v.shape()),
+                .softcap = 20,
+                .mask = causal() & window(500, -1)};
+    const int64_t row = Dv * size, n = Hkv * group * L * row;
+    std::vector<char> first, out(n), one(row);
+    for (const int threads : {1, 2, 3, 8}) {  // 1: heads; more: tiles
+      set_threads(threads);
+      forward(a, {tensor(static_cast<void*>(out.data()), t, {1, Hkv * group, L, Dv})});
+      if (first.empty()) first = out;
+      EXPECT_EQ(out, first) << threads;
+    }
+    set_threads(2);
+    for (int64_t h = 0; h < Hkv * group; ++h)
+      for (int64_t i = 0; i < L; ++i) {  // each row alone: blocks
+        const int64_t end = i + S - L + 1;
+        Attention alone{.q = tensor(static_cast<const void*>(at(0, (h * L + i) * D)), t, {1, 1, 1, D}),
+                        .k = tensor(static_cast<const void*>(at(1, h / group * S * D)), t, {1, 1, end, D}),
+                        .v = tensor(static_cast<const void*>(at(2, h / group * S * Dv)), t, {1, 1, end, Dv}),
+                        .softcap = 20,
+                        .mask = window(500, -1)};
+        forward(alone, {tensor(static_cast<void*>(one.data()), t, {1, 1, 1, Dv})});
+        EXPECT_EQ(std::memcmp(one.data(), first.data() + (h * L + i) * row, row), 0) << "head " << h << " row " << i;
+      }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Scores, Bits, ::testing::Values(Score::dot, Score::additive));

@@ -106,7 +106,7 @@ class Plan {
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
 
-  struct State;                     // defined in src/plan.h
+  struct State;                       // defined in src/plan.h
   State& state() { return *state_; }  // for the engine
 
  private:
@@ -130,9 +130,9 @@ struct Attention {
 };
 
 struct Output {
-  Tensor out;       // [B, Hq, L, Dv]
-  // [B, Hq, L, 1], optional: log of the sum of exp(score) over the visible keys, natural logarithm. f32 for f16 and bf16
-  // tensors, else their dtype.
+  Tensor out;  // [B, Hq, L, Dv]
+  // [B, Hq, L, 1], optional: log of the sum of exp(score) over the visible keys, natural logarithm. f32 for f16 and
+  // bf16 tensors, else their dtype.
   Tensor lse = {};
 };
 

@@ -66,8 +66,8 @@ typedef struct heed_executor {
   void (*run)(void* self, int64_t tasks, void (*task)(void* context, int64_t index), void* context);
 } heed_executor;
 
-/* What calls work out before they compute, and their scratch memory: keep one and hand it to calls of the same shape. One
- * call at a time. NULL for want of memory. See heed::Plan. */
+/* What calls work out before they compute, and their scratch memory: keep one and hand it to calls of the same shape.
+ * One call at a time. NULL for want of memory. See heed::Plan. */
 typedef struct heed_plan heed_plan;
 heed_plan* heed_plan_new(void);
 void heed_plan_free(heed_plan* plan); /* NULL is fine */
@@ -83,7 +83,7 @@ typedef struct heed_attention {
   heed_tensor bias;
   const heed_mask* mask;
   heed_executor executor;
-  double softcap; /* 0: off */
+  double softcap;  /* 0: off */
   heed_plan* plan; /* NULL: one for this call alone */
 } heed_attention;
 

@@ -1,0 +1,291 @@
+// The forward against the double-precision reference over a generated lattice: sizes around every edge of a tile, block
+// and vector, 0 and 1 among them; masks, biases, softcap, groups and dtypes drawn for each; on every SIMD target.
+// Error is no larger than that of a plain three-pass softmax in f32.
+#include <gtest/gtest.h>
+#include <heed/attention.h>
+
+#include <cstring>
+#include <random>
+
+#include "check.h"
+#include "half.h"
+#include "reference.h"
+
+namespace heed {
+namespace {
+
+// Numbers of any dtype behind a dense view.
+struct Numbers {
+  DType dtype = DType::f32;
+  Shape shape{};
+  std::vector<float> f32;
+  std::vector<uint16_t> narrow;
+
+  Numbers() = default;
+  Numbers(Shape shape, DType dtype, std::mt19937& random, float spread) : dtype(dtype), shape(shape) {
+    const int64_t n = shape[0] * shape[1] * shape[2] * shape[3];
+    std::uniform_real_distribution<float> uniform(-spread, spread);
+    f32.resize(n);
+    for (float& x : f32) x = uniform(random);
+    if (dtype == DType::f16)
+      for (const float x : f32) narrow.push_back(half_of_float(x));
+    if (dtype == DType::bf16)
+      for (const float x : f32) narrow.push_back(bfloat_of_float(x));
+  }
+  bool given() const { return shape != Shape{}; }
+  Tensor write() {
+    if (!given()) return {};
+    return dtype == DType::f32 ? tensor(f32.data(), shape) : tensor(narrow.data(), dtype, shape);
+  }
+};
+
+struct Drawn {
+  int64_t B, Hq, Hkv, L, S, D, Dv;
+  DType dtype, bias_dtype;
+  Mask mask;
+  Shape bias{};
+  double softcap = 0;
+  float spread = 1;
+  std::string name;
+};
+
+// Plain f32: scores, then the largest, then exp and sum, then the weighted sum; what most programs do.
+void three_pass(const Problem& p, const Tensor& out) {
+  std::vector<float> w(p.S);
+  for (int64_t b = 0; b < p.B; ++b)
+    for (int64_t h = 0; h < p.Hq; ++h)
+      for (int64_t i = 0; i < p.L; ++i) {
+        const Span keys = p.a.mask.row(p.mask_shape(), b, h, i);
+        float largest = -INFINITY, sum = 0;
+        for (int64_t j = keys.begin; j < keys.end; ++j) {
+          float s = 0;
+          for (int64_t d = 0; d < p.D; ++d)
+            s += static_cast<float>(reference::at(p.a.q, b, h, i, d)) *
+                 static_cast<float>(reference::at(p.a.k, b, h / p.group, j, d));
+          s *= static_cast<float>(p.scale);
+          if (p.a.softcap > 0) s = static_cast<float>(p.a.softcap) * std::tanh(s / static_cast<float>(p.a.softcap));
+          if (p.a.bias.data) s += static_cast<float>(reference::at(p.a.bias, b, h, i, j));
+          w[j] = s;
+          largest = std::fmax(largest, s);
+        }
+        for (int64_t j = keys.begin; j < keys.end; ++j) sum += w[j] = std::exp(w[j] - largest);
+        for (int64_t d = 0; d < p.Dv; ++d) {
+          float o = 0;
+          for (int64_t j = keys.begin; j < keys.end; ++j)
+            o += w[j] / sum * static_cast<float>(reference::at(p.a.v, b, h / p.group, j, d));
+          reference::put(out, b, h, i, d, o);
+        }
+      }
+}
+
+std::vector<Drawn> lattice() {
+  std::vector<Drawn> all;
+  std::mt19937 random(20261125);
+  const auto one_of = [&](auto... x) {
+    const std::common_type_t<decltype(x)...> values[] = {x...};
+    return values[random() % sizeof...(x)];
+  };
+  const auto draw = [&](int64_t L, int64_t S, int64_t D, int64_t Dv) {
+    Drawn c{};
+    c.L = L, c.S = S, c.D = D, c.Dv = Dv;
+    c.B = one_of(1, 1, 2), c.Hkv = one_of(1, 1, 2), c.Hq = c.Hkv * one_of(1, 1, 2, 4);
+    c.dtype = one_of(DType::f32, DType::f32, DType::f16, DType::bf16);
+    c.bias_dtype = one_of(DType::f32, c.dtype);
+    c.spread = one_of(1.0f, 2.0f);
+    std::string mask = "all";
+    switch (random() % 7) {
+      case 0:
+      case 1:
+        c.mask = causal(), mask = "causal";
+        break;
+      case 2:
+        c.mask = causal(0), mask = "topleft";
+        break;
+      case 3:
+        c.mask = causal() & window(std::max<int64_t>(1, S / 3), -1), mask = "window";
+        break;
+      case 4: {
+        std::vector<int64_t> n;
+        for (int64_t b = 0; b < c.B; ++b) n.push_back(random() % (S + 1));
+        c.mask = lengths(n), mask = "lengths";
+        break;
+      }
+    }
+    if (random() % 3 == 0 && L > 0 && S > 0)
+      c.bias = {one_of(int64_t{1}, c.B), one_of(int64_t{1}, c.Hq), one_of(int64_t{1}, L), one_of(int64_t{1}, S, S)};
+    if (random() % 4 == 0) c.softcap = 3;
+    c.name = std::to_string(all.size()) + ": B" + std::to_string(c.B) + " H" + std::to_string(c.Hq) + "/" +
+             std::to_string(c.Hkv) + " L" + std::to_string(L) + " S" + std::to_string(S) + " D" + std::to_string(D) +
+             "/" + std::to_string(Dv) + " " + mask + (c.bias[0] ? " bias" : "") + (c.softcap > 0 ? " cap" : "") +
+             " dtype " + std::to_string(static_cast<int>(c.dtype));
+    all.push_back(c);
+  };
+  for (const int64_t L : {0, 1, 2, 5, 6, 7, 13, 24, 25, 66, 97})
+    for (const int64_t S : {0, 1, 15, 16, 17, 33, 64, 65, 129, 255, 256, 257, 513})
+      draw(L, S, one_of(1, 3, 4, 7, 16, 33, 64), one_of(1, 5, 16, 17, 33, 64, 80));
+  for (const int64_t D : {1, 2, 31, 32, 65, 96, 128, 192, 256})
+    for (const int64_t L : {1, 19}) draw(L, 300, D, D);
+  draw(3, 270, 576, 512);
+  draw(1, 530, 576, 512);
+  draw(40, 40, 192, 128);
+  return all;
+}
+
+TEST(Lattice, ForwardAgainstTheReference) {
+  double ours_squared = 0, theirs_squared = 0;
+  for (const Drawn& c : lattice()) {
+    SCOPED_TRACE(c.name);
+    std::mt19937 random(7);
+    Numbers q({c.B, c.Hq, c.L, c.D}, c.dtype, random, 2 * c.spread),
+        k({c.B, c.Hkv, c.S, c.D}, c.dtype, random, 2 * c.spread);
+    Numbers v({c.B, c.Hkv, c.S, c.Dv}, c.dtype, random, 1), out({c.B, c.Hq, c.L, c.Dv}, c.dtype, random, 1), bias;
+    if (c.bias[0]) bias = Numbers(c.bias, c.bias_dtype, random, 2);
+    Plan plan;
+    const Attention a{.q = q.write(),
+                      .k = k.write(),
+                      .v = v.write(),
+                      .softcap = c.softcap,
+                      .bias = bias.write(),
+                      .mask = c.mask,
+                      .plan = &plan};
+    const int64_t n = c.B * c.Hq * c.L * c.Dv;
+    std::vector<float> lse(c.B * c.Hq * c.L), plain(n);
+    std::vector<double> exact(n), exact_lse(lse.size());
+    const Output result{out.write(), tensor(lse.data(), {c.B, c.Hq, c.L, 1})};
+    const Problem p = check_forward(a, result);
+    reference::forward(p, {tensor(exact.data(), out.shape), tensor(exact_lse.data(), {c.B, c.Hq, c.L, 1})});
+    three_pass(p, tensor(plain.data(), out.shape));
+    double theirs = 0;
+    for (int64_t x = 0; x < n; ++x) {
+      if (!std::isfinite(plain[x])) plain[x] = static_cast<float>(exact[x]);  // a row that sees nothing
+      theirs = std::fmax(theirs, std::fabs(plain[x] - exact[x]));
+      theirs_squared += std::pow(plain[x] - exact[x], 2) * (c.dtype == DType::f32);
+    }
+
+    for (const std::string& t : targets()) {
+      SCOPED_TRACE(t);
+      set_target(t);
+      for (int again = 0; again < 2; ++again) {  // the second time with the plan of the first
+        std::fill(out.f32.begin(), out.f32.end(), NAN);
+        std::fill(out.narrow.begin(), out.narrow.end(), 0xFFFF);
+        std::fill(lse.begin(), lse.end(), NAN);
+        forward(a, result);
+        double worst = 0, worst_lse = 0;
+        for (int64_t x = 0; x < n; ++x) {
+          const double got = c.dtype == DType::f32   ? out.f32[x]
+                             : c.dtype == DType::f16 ? float_of_half(out.narrow[x])
+                                                     : float_of_bfloat(out.narrow[x]);
+          // one rounding to the dtype of the result
+          const double step =
+              c.dtype == DType::f32 ? 0 : std::fabs(exact[x]) * (c.dtype == DType::f16 ? 0x1p-11 : 0x1p-8);
+          const double off = std::fmax(0, std::fabs(got - exact[x]) - step);
+          worst = std::isnan(off) ? INFINITY : std::fmax(worst, off);
+          if (c.dtype == DType::f32 && again == 0 && t == targets()[0]) ours_squared += std::pow(got - exact[x], 2);
+        }
+        for (size_t x = 0; x < lse.size(); ++x) {
+          const double off =
+              lse[x] == exact_lse[x] ? 0 : std::fabs(lse[x] - exact_lse[x]) / (1 + std::fabs(exact_lse[x]));
+          worst_lse = std::isnan(off) ? INFINITY : std::fmax(worst_lse, off);
+        }
+        // One rounding of a score of 16 to 32 moves its weight by 2e-6; which of the two rounds luckier differs.
+        EXPECT_LE(worst, 2 * theirs + 2e-6);
+        EXPECT_LT(worst_lse, 2e-6);
+      }
+    }
+    set_target(targets()[0]);
+  }
+  EXPECT_LE(ours_squared, theirs_squared);  // over all of the lattice luck evens out
+  RecordProperty("error_over_three_pass", std::to_string(std::sqrt(ours_squared / theirs_squared)));
+}
+
+// ---- Extreme values ----
+
+class Extreme : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override { set_target(GetParam()); }
+  void TearDown() override { set_target(targets()[0]); }
+};
+
+TEST_P(Extreme, ScoresOfTenThousandAndAllEqual) {
+  // One head, D 1: scores are q * k, so they can be set by hand.
+  const int64_t S = 600;
+  std::vector<float> k(S), v(S), out(1);
+  const float one = 1;
+  for (const float size : {1e4f, -1e4f, 0.0f, 3e7f}) {
+    for (int64_t j = 0; j < S; ++j) {
+      k[j] = size == 0 ? 0.25f : size * static_cast<float>(j % 7) / 6;
+      v[j] = static_cast<float>(j % 11);
+    }
+    double sum = 0, want = 0, largest = -1e30;
+    for (int64_t j = 0; j < S; ++j) largest = std::fmax(largest, k[j]);
+    for (int64_t j = 0; j < S; ++j) {
+      sum += std::exp(k[j] - largest);
+      want += std::exp(k[j] - largest) * v[j];
+    }
+    forward({.q = tensor(&one, {1, 1, 1, 1}),
+             .k = tensor(k.data(), {1, 1, S, 1}),
+             .v = tensor(v.data(), {1, 1, S, 1}),
+             .scale = 1.0},
+            {tensor(out.data(), {1, 1, 1, 1})});
+    EXPECT_NEAR(out[0], want / sum, 1e-5) << size;
+  }
+}
+
+TEST_P(Extreme, WeightsThatVanishAreZeroAndNotNoise) {
+  // The second block of keys lies 200 powers of two below the first, then above it.
+  const int64_t S = 512;
+  std::vector<float> k(S), v(S, 1.0f), out(1);
+  const float one = 1;
+  for (const bool rising : {false, true}) {
+    for (int64_t j = 0; j < S; ++j) {
+      const bool high = (j >= 256) == rising;
+      k[j] = high ? 100.0f : -100.0f;
+      v[j] = high ? 1.0f : 1e30f;
+    }
+    float lse = 0;
+    forward({.q = tensor(&one, {1, 1, 1, 1}),
+             .k = tensor(k.data(), {1, 1, S, 1}),
+             .v = tensor(v.data(), {1, 1, S, 1}),
+             .scale = 1.0},
+            {tensor(out.data(), {1, 1, 1, 1}), tensor(&lse, {1, 1, 1, 1})});
+    EXPECT_NEAR(out[0], 1, 2e-5);  // 256 equal values summed in order: each sum rounds, all the same way
+    EXPECT_NEAR(lse, 100 + std::log(256.0), 1e-4);
+  }
+}
+
+TEST_P(Extreme, HalvesRoundAsTheirDefinitionsSay) {
+  // Values pass through one key of weight 1: what comes out is what went in, rounded to the dtype.
+  std::mt19937 random(3);
+  for (const DType t : {DType::f16, DType::bf16}) {
+    std::vector<uint16_t> v, out;
+    for (uint32_t x = 0; x < 0x10000; x += 7) v.push_back(static_cast<uint16_t>(x));
+    out.resize(v.size());
+    const uint16_t zero = 0;
+    const int64_t n = static_cast<int64_t>(v.size());
+    forward({.q = tensor(&zero, t, {1, 1, 1, 1}),
+             .k = tensor(&zero, t, {1, 1, 1, 1}),
+             .v = tensor(v.data(), t, {1, 1, 1, n})},
+            {tensor(out.data(), t, {1, 1, 1, n})});
+    for (int64_t x = 0; x < n; ++x) {
+      const float want = t == DType::f16 ? float_of_half(v[x]) : float_of_bfloat(v[x]);
+      const float got = t == DType::f16 ? float_of_half(out[x]) : float_of_bfloat(out[x]);
+      if (std::isnan(want)) {
+        EXPECT_TRUE(std::isnan(got)) << v[x];
+      } else if (std::fabs(want) > 0x1p-126f) {
+        EXPECT_EQ(got, want) << v[x];
+      }
+    }
+  }
+  EXPECT_EQ(half_of_float(1.0f + 0x1p-11f), 0x3C00);  // a tie goes to even
+  EXPECT_EQ(half_of_float(1.0f + 0x1p-11f + 0x1p-20f), 0x3C01);
+  EXPECT_EQ(half_of_float(65519.0f), 0x7BFF);
+  EXPECT_EQ(half_of_float(65520.0f), 0x7C00);
+  EXPECT_EQ(half_of_float(0x1p-25f), 0);
+  EXPECT_EQ(half_of_float(0x1.8p-25f), 1);
+  EXPECT_EQ(bfloat_of_float(1.0f + 0x1p-8f), 0x3F80);
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets, Extreme, ::testing::ValuesIn(targets()), [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace heed
