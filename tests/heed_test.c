@@ -24,7 +24,7 @@ static void run_here(void* self, int64_t tasks, void (*task)(void*, int64_t), vo
 }
 
 int main(void) {
-  enum { B = 2, H = 4, G = 2, L = 60, S = 70, D = 16, E = 24 };
+  enum { B = 2, H = 4, G = 2, L = 160, S = 170, D = 16, E = 24 };
   float *q = malloc(sizeof(float) * B * H * L * D), *k = malloc(sizeof(float) * B * G * S * D);
   float *v = malloc(sizeof(float) * B * G * S * E), *out = malloc(sizeof(float) * B * H * L * E);
   float *again = malloc(sizeof(float) * B * H * L * E), *lse = malloc(sizeof(float) * B * H * L);
@@ -64,11 +64,29 @@ int main(void) {
 
   /* A lent executor does the work, in another order, to the same bits. */
   a.executor.self = &calls;
-  a.executor.concurrency = 1;
+  a.executor.concurrency = 2;
   a.executor.run = run_here;
   CHECK(heed_forward(&a, heed_dense_f32(again, B, H, L, E), heed_none()) == HEED_OK);
   CHECK(calls > 0);
   CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) == 0);
+
+  /* A plan that is kept gives the same bits, and softcap other ones. */
+  a.plan = heed_plan_new();
+  CHECK(a.plan != NULL);
+  for (i = 0; i < 2; ++i) {
+    memset(again, 0, sizeof(float) * B * H * L * E);
+    CHECK(heed_forward(&a, heed_dense(again, HEED_F32, B, H, L, E), heed_none()) == HEED_OK);
+    CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) == 0);
+  }
+  a.softcap = 2;
+  CHECK(heed_forward(&a, heed_dense(again, HEED_F32, B, H, L, E), heed_none()) == HEED_OK);
+  CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) != 0);
+  a.softcap = -1;
+  CHECK(heed_forward(&a, heed_dense(again, HEED_F32, B, H, L, E), heed_none()) == HEED_INVALID);
+  CHECK(strstr(heed_last_error(), "softcap is -1") != NULL);
+  a.softcap = 0;
+  heed_plan_free(a.plan);
+  a.plan = NULL;
 
   /* The gradient of sum(out) against a difference quotient. */
   for (i = 0; i < B * H * L * E; ++i) again[i] = 1;
