@@ -24,14 +24,25 @@ HWY_BEFORE_NAMESPACE();
 namespace heed {
 namespace HWY_NAMESPACE {
 
+// Keys packed and scored at a time when there are few rows: a panel, and whole groups of 16.
+constexpr int64_t kPart = std::max(kPanel, kLanes);
+// How far before its use K and V are fetched from memory when there are few rows.
+constexpr int64_t kAheadKeys = 64;
+
 // One block of keys as the kernel reads it.
 struct Block {
   int64_t key0, keys;
   const float* k;  // panels (PackPanels)
   // V: element x of key j at v[x / kPanel * v_strip + j * row + x % kPanel], where row is v_row, or v_last in the last
-  // strip if that is narrower.
-  const float* v;
+  // strip if that is narrower. Packed as f32, or where it lies in the problem's dtype.
+  const void* v;
   int64_t v_row, v_strip, v_last;
+};
+
+// A group of rows against one block: the rows' keys relative to the block, and the whole groups of 16 keys around them.
+struct Sight {
+  Span spans[kGroup];
+  int64_t first = 0, width = 0;  // 0: no row sees anything
 };
 
 // What rows have summed so far.
@@ -48,8 +59,9 @@ struct Forward {
   int64_t padded = round_up(p.Dv, kLanes);
   float scale2 = static_cast<float>(p.scale * 1.44269504088896340736);
   // V whose rows are short, whole vectors is read where it lies; with long rows between the strips of a panel, or with
-  // other tensors between its rows, it is faster packed.
-  bool v_in_place = std::is_same_v<T, float> && padded == p.Dv && p.a.v.stride[2] <= 64;
+  // other tensors between its rows, it is faster packed. For few rows packing never pays.
+  bool whole_v = padded == p.Dv, few_rows = plan.way == Way::blocks && plan.tiling.rows() <= 24;
+  bool v_in_place = whole_v && (few_rows || (std::is_same_v<T, float> && p.a.v.stride[2] <= 64));
 
   const T* head(const ConstTensor& t, int64_t b, int64_t h) const {
     return static_cast<const T*>(t.data) + b * t.stride[0] + h * t.stride[1];
@@ -75,27 +87,39 @@ struct Forward {
     if (v_in_place) {
       block.v_row = block.v_last = p.a.v.stride[2];
       block.v_strip = kPanel;
-      block.v = reinterpret_cast<const float*>(head(p.a.v, b, hkv)) + key0 * block.v_row;
+      block.v = head(p.a.v, b, hkv) + key0 * block.v_row;
     }
     return block;
   }
 
-  // Packs what rows of the batch see of the block.
-  void pack(int64_t b, int64_t hkv, int64_t key0, float* memory) const {
+  // What rows of the batch see of the block, relative to it.
+  Span seen_of(int64_t b, int64_t key0) const {
     const Span seen = plan.tiling.keys(b);
-    const int64_t begin = std::max(seen.begin, key0) - key0, end = std::min(seen.end, key0 + kBlockKeys) - key0;
-    if (begin >= end) return;
-    const int64_t rows = rows_of_block(key0);
-    PackPanels(head(p.a.k, b, hkv) + key0 * p.a.k.stride[2], p.a.k.stride[2], begin, end, p.D, memory);
-    if (v_in_place) return;
-    // Strips start at the block's first key; `begin` rows of each stay empty.
+    return {std::max(seen.begin, key0) - key0, std::min(seen.end, key0 + kBlockKeys) - key0};
+  }
+
+  void pack_k(int64_t b, int64_t hkv, int64_t key0, Span keys, float* memory) const {
+    const int64_t stride = p.a.k.stride[2];
+    PackPanels(head(p.a.k, b, hkv) + key0 * stride, stride, keys.begin, keys.end, p.D, memory);
+  }
+
+  // Strips of kPanel columns, the last one as wide as what is left; each starts at the block's first key.
+  void pack_v(int64_t b, int64_t hkv, int64_t key0, Span keys, float* memory) const {
+    const int64_t rows = rows_of_block(key0), stride = p.a.v.stride[2];
     float* v = memory + rows * p.D;
     for (int64_t x = 0; x < padded; x += kPanel, v += rows * kPanel) {
       const int64_t width = std::min(kPanel, padded - x);
-      const T* from = head(p.a.v, b, hkv) + key0 * p.a.v.stride[2] + x;
-      for (int64_t j = begin; j < end; ++j)
-        WidenRow(from + j * p.a.v.stride[2], std::min(width, p.Dv - x), width, 1.0f, v + j * width);
+      const T* from = head(p.a.v, b, hkv) + key0 * stride + x;
+      for (int64_t j = keys.begin; j < keys.end; ++j)
+        WidenRow(from + j * stride, std::min(width, p.Dv - x), width, 1.0f, v + j * width);
     }
+  }
+
+  void pack(int64_t b, int64_t hkv, int64_t key0, float* memory) const {
+    const Span seen = seen_of(b, key0);
+    if (seen.begin >= seen.end) return;
+    pack_k(b, hkv, key0, seen, memory);
+    if (!v_in_place) pack_v(b, hkv, key0, seen, memory);
   }
 
   // ---- Tile ----
@@ -148,62 +172,86 @@ struct Forward {
     HWY_ALIGN float bias[kBlockKeys];
   };
 
-  // Rows [x, x + n) of the head, n <= kGroup, against one block: their scores, weights, and weighted sum of values,
-  // added to `sums`. q: of row x.
+  // What rows [x, x + n) of the head see of the block.
+  Sight look(int64_t b, int64_t x, int64_t n, const Block& block) const {
+    Sight sight;
+    Span hull{block.keys, 0};
+    for (int64_t r = 0; r < n; ++r) {
+      const Span row = plan.tiling.row(b, x + r);
+      Span& span = sight.spans[r];
+      span = {std::clamp<int64_t>(row.begin - block.key0, 0, block.keys),
+              std::clamp<int64_t>(row.end - block.key0, 0, block.keys)};
+      if (span.begin >= span.end)
+        span = {0, 0};
+      else
+        hull = {std::min(hull.begin, span.begin), std::max(hull.end, span.end)};
+    }
+    if (hull.begin >= hull.end) return sight;
+    sight.first = hull.begin / kLanes * kLanes;
+    sight.width = round_up(hull.end, kLanes) - sight.first;
+    return sight;
+  }
+
+  // 1. Score: rows [x, x + n) against the block's keys [begin, end), whole groups of 16, into s[r][key]. q: of row x.
+  template <class ScoreOf, bool kAhead = false>
+  void score(int64_t x, int64_t n, const float* q, const float* w, const float* k, int64_t begin, int64_t end, float* s,
+             const char* ahead = nullptr) const {
+    const int64_t v0 = begin / kVector, v1 = end / kVector;
+    if constexpr (std::is_same_v<ScoreOf, DotScore>) {
+      Product t{q, p.D, k, kPanel, p.D * kPanel, s, kBlockKeys};
+      t.ahead = ahead;
+      StripOf<false, false, kAhead>(n, t, 0, {0, p.D}, nullptr, v0, v1);
+    } else {
+      for (int64_t r = 0; r < n; ++r)
+        ScoreOf::Scores({q, p.D, k, p.D, w + (x + r) % p.group * p.D}, r, 1, v0, v1, s + r * kBlockKeys + begin);
+    }
+  }
+
+  // 2. Weigh: scores become weights; factor[r] is what the row's older sums are to be multiplied by.
+  void weigh(int64_t b, int64_t hkv, int64_t x, int64_t n, const Block& block, const Sight& sight, float* s,
+             float* bias, const Sums& sums, float* factor) const {
+    Finish finish{1, static_cast<float>(p.a.softcap) * kLog2e};
+    if (p.a.bias.shape[3] == 1) finish.bias_stride = 0;
+    s += sight.first;
+    for (int64_t r = 0; r < n; ++r, s += kBlockKeys) {
+      const Span span{sight.spans[r].begin - sight.first, sight.spans[r].end - sight.first};
+      factor[r] = 1.0f;
+      if (sight.spans[r].begin >= sight.spans[r].end) continue;  // its scores are not looked at, no value is added
+      finish.bias = bias_of(b, hkv, x + r, block.key0 + sight.first, span, bias);
+      FinishScores(s, span, sight.width, finish);
+      const float m = std::max(sums.m[r], std::ceil(MaxOfRow(s, sight.width)));
+      factor[r] = PowerOfTwo(sums.m[r] - m);
+      sums.m[r] = m;
+      ExpRow(s, sight.width, m, factor[r], sums.lanes + r * kLanes);
+    }
+  }
+
+  // 3. Gather: each row's own keys. V: what block.v holds.
+  template <class V, bool kAhead = false>
+  void gather(int64_t n, const Block& block, const Sight& sight, const float* s, const Sums& sums, const float* factor,
+              const char* ahead = nullptr) const {
+    const int64_t whole = padded / kPanel * kPanel;
+    const V* v = static_cast<const V*>(block.v);
+    ProductOf<V> t{s, kBlockKeys, v, block.v_row, block.v_strip, sums.o, padded, factor};
+    t.ahead = ahead;
+    MultiplyGroup<kAhead>(t, 0, n, sight.spans, 0, whole / kVector);
+    if (whole == padded) return;
+    t.b = v + whole / kPanel * block.v_strip;
+    t.b_k = block.v_last;
+    t.c = sums.o + whole;
+    MultiplyGroup<kAhead>(t, 0, n, sight.spans, 0, (padded - whole) / kVector);
+  }
+
+  // Rows [x, x + n) of the head, n <= kGroup, against one block: their weighted sum of values, added to `sums`.
   template <class ScoreOf>
   void add_block(int64_t b, int64_t hkv, int64_t x, int64_t n, const float* q, const float* w, const Block& block,
                  const Sums& sums, Group& group) const {
-    Span spans[kGroup], hull{block.keys, 0};
-    for (int64_t r = 0; r < n; ++r) {
-      const Span row = plan.tiling.row(b, x + r);
-      spans[r] = {std::clamp<int64_t>(row.begin - block.key0, 0, block.keys),
-                  std::clamp<int64_t>(row.end - block.key0, 0, block.keys)};
-      if (spans[r].begin >= spans[r].end)
-        spans[r] = {0, 0};
-      else
-        hull = {std::min(hull.begin, spans[r].begin), std::max(hull.end, spans[r].end)};
-    }
-    if (hull.begin >= hull.end) return;
-
-    // 1. Score, against whole groups of 16 keys.
-    const int64_t first = hull.begin / kLanes * kLanes, width = round_up(hull.end, kLanes) - first;
-    float* s = group.s + first;
-    if constexpr (std::is_same_v<ScoreOf, DotScore>) {
-      DotScore::Scores({q, p.D, block.k, p.D, nullptr}, 0, n, first / kVector, (first + width) / kVector, s);
-    } else {
-      for (int64_t r = 0; r < n; ++r)
-        ScoreOf::Scores({q, p.D, block.k, p.D, w + (x + r) % p.group * p.D}, r, 1, first / kVector,
-                        (first + width) / kVector, s + r * kBlockKeys);
-    }
-
-    // 2. Weigh.
+    const Sight sight = look(b, x, n, block);
+    if (sight.width == 0) return;
     float factor[kGroup];
-    Finish finish{1, static_cast<float>(p.a.softcap) * kLog2e};
-    if (p.a.bias.shape[3] == 1) finish.bias_stride = 0;
-    for (int64_t r = 0; r < n; ++r, s += kBlockKeys) {
-      const Span span{spans[r].begin - first, spans[r].end - first};
-      if (span.begin >= span.end) {
-        // sees nothing of the block; scores are not looked at and no value is added
-        factor[r] = 1.0f;
-        continue;
-      }
-      finish.bias = bias_of(b, hkv, x + r, block.key0 + first, span, group.bias);
-      FinishScores(s, span, width, finish);
-      const float m = std::max(sums.m[r], std::ceil(MaxOfRow(s, width)));
-      factor[r] = PowerOfTwo(sums.m[r] - m);
-      sums.m[r] = m;
-      ExpRow(s, width, m, factor[r], sums.lanes + r * kLanes);
-    }
-
-    // 3. Gather, over each row's own keys.
-    const int64_t whole = padded / kPanel * kPanel;
-    const Product t{group.s, kBlockKeys, block.v, block.v_row, block.v_strip, sums.o, padded, factor};
-    MultiplyGroup(t, 0, n, spans, 0, whole / kVector);
-    if (whole < padded) {
-      const Product last{group.s, kBlockKeys, block.v + whole / kPanel * block.v_strip, block.v_last, 0, sums.o + whole,
-                         padded,  factor};
-      MultiplyGroup(last, 0, n, spans, 0, (padded - whole) / kVector);
-    }
+    score<ScoreOf>(x, n, q, w, block.k, sight.first, sight.first + sight.width, group.s);
+    weigh(b, hkv, x, n, block, sight, group.s, group.bias, sums, factor);
+    gather<float>(n, block, sight, group.s, sums, factor);
   }
 
   void start(const Sums& sums, int64_t rows) const {
@@ -306,28 +354,71 @@ struct Forward {
     });
   }
 
-  // A block of keys with all rows of the head. Who finishes the last block of a head puts the sums together.
+  // Some blocks of keys with all rows of the head, read once from memory: a panel of K is packed and scored while it is
+  // in cache, V is read where it lies, and what comes next is fetched meanwhile. Who finishes the last blocks of a head
+  // puts the sums together.
   template <class ScoreOf>
-  void one_block(int worker, const Piece& piece) const {
-    const int64_t b = piece.b, hkv = piece.hkv, rows = plan.tiling.rows(), key0 = piece.part * kBlockKeys;
-    const int64_t head = b * p.Hkv + hkv, size = sums_size(rows);
-    const Scratch mine = scratch(worker, kBlockKeys * (p.D + v_packed()), rows);
-    float* partials = plan.partial.floats(0) + head * plan.blocks * size;
-    const Sums all = sums(partials + piece.part * size, rows);
-    start(all, rows);
+  void some_blocks(int worker, const Piece& piece) const {
+    const int64_t b = piece.b, hkv = piece.hkv, rows = plan.tiling.rows();
+    const int64_t head_index = b * p.Hkv + hkv, size = sums_size(rows);
+    const int64_t scores = rows * kBlockKeys, packed = kPart * p.D + (v_in_place ? 0 : kBlockKeys * (p.D + padded));
+    const Scratch mine = scratch(worker, scores + packed, rows);
+    float *s = mine.packed, *panel = s + scores, *v_memory = panel + kPart * p.D;
+    float* partials = plan.partial.floats(0) + head_index * plan.blocks * size;
     gather_queries(b, hkv, 0, rows, mine.q);
     const float* w = scale_w(hkv, mine.w);
-    pack(b, hkv, key0, mine.packed);
-    const Block block = block_at(b, hkv, key0, mine.packed);
-    for (int64_t r = 0, n; r < rows; r += n) {
-      n = NextGroup(rows - r);
-      add_block<ScoreOf>(b, hkv, r, n, mine.q + r * p.D, w, block,
-                         {all.o + r * padded, all.lanes + r * kLanes, all.m + r}, *mine.group);
+    const Span all_seen = plan.tiling.keys(b);
+    const bool dense_k = p.a.k.stride[2] == p.D, dense_v = v_in_place && p.a.v.stride[2] == p.Dv;
+    const auto ahead_of = [&](const ConstTensor& t, int64_t key, int64_t end) {
+      return reinterpret_cast<const char*>(head(t, b, hkv) + std::min(key, end) * t.stride[2]);
+    };
+
+    for (int64_t part = piece.part; part < piece.end; ++part) {
+      const int64_t key0 = part * kBlockKeys;
+      const Span seen = seen_of(b, key0);
+      const Sums all = sums(partials + part * size, rows);
+      start(all, rows);
+      if (seen.begin >= seen.end) continue;
+      const Block block = block_at(b, hkv, key0, v_memory);
+      for (int64_t key = seen.begin / kPart * kPart; key < seen.end; key += kPart) {
+        const Span keys{std::max(key, seen.begin), std::min(key + kPart, seen.end)};
+        // Keys [key, key + kPart) lie at `panel`; the kernel counts from the block's first key.
+        float* from_block = panel - key * p.D;
+        pack_k(b, hkv, key0, keys, from_block);
+        const char* next = ahead_of(p.a.k, key0 + key + kAheadKeys, all_seen.end);
+        const int64_t begin = keys.begin / kLanes * kLanes, end = round_up(keys.end, kLanes);
+        for (int64_t r = 0, n; r < rows; r += n) {
+          n = NextGroup(rows - r);
+          float* to = s + r * kBlockKeys;
+          if (r == 0 && dense_k)
+            score<ScoreOf, true>(r, n, mine.q + r * p.D, w, from_block, begin, end, to, next);
+          else
+            score<ScoreOf>(r, n, mine.q + r * p.D, w, from_block, begin, end, to);
+        }
+      }
+      if (!v_in_place) pack_v(b, hkv, key0, seen, v_memory);
+      for (int64_t r = 0, n; r < rows; r += n) {
+        n = NextGroup(rows - r);
+        const Sight sight = look(b, r, n, block);
+        if (sight.width == 0) continue;
+        float factor[kGroup];
+        const Sums mine_of = {all.o + r * padded, all.lanes + r * kLanes, all.m + r};
+        float* from = s + r * kBlockKeys;
+        weigh(b, hkv, r, n, block, sight, from, mine.group->bias, mine_of, factor);
+        const char* next = ahead_of(p.a.v, key0 + kAheadKeys, all_seen.end);
+        if (!v_in_place)
+          gather<float>(n, block, sight, from, mine_of, factor);
+        else if (r == 0 && dense_v)
+          gather<T, true>(n, block, sight, from, mine_of, factor, next);
+        else
+          gather<T>(n, block, sight, from, mine_of, factor);
+      }
     }
 
-    if (plan.left[head].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-    const Span seen = plan.tiling.keys(b);
-    const int64_t first = seen.begin / kBlockKeys, end = std::max(first + 1, (seen.end + kBlockKeys - 1) / kBlockKeys);
+    const int32_t count = static_cast<int32_t>(piece.end - piece.part);
+    if (plan.left[head_index].fetch_sub(count, std::memory_order_acq_rel) != count) return;
+    const int64_t first = all_seen.begin / kBlockKeys;
+    const int64_t end = std::max(first + 1, (all_seen.end + kBlockKeys - 1) / kBlockKeys);
     const Sums total = sums(partials + first * size, rows);
     for (int64_t x = first + 1; x < end; ++x) join(total, sums(partials + x * size, rows), rows);
     finish(b, hkv, 0, rows, total);
@@ -361,7 +452,8 @@ struct Forward {
       plan.partial.floats(heads * plan.blocks * sums_size(plan.tiling.rows()));
       for (int64_t x = 0; x < heads; ++x) plan.left[x].store(0, std::memory_order_relaxed);
       for (const Piece& piece : plan.pieces)
-        plan.left[piece.b * p.Hkv + piece.hkv].fetch_add(1, std::memory_order_relaxed);
+        plan.left[piece.b * p.Hkv + piece.hkv].fetch_add(static_cast<int32_t>(piece.end - piece.part),
+                                                         std::memory_order_relaxed);
     }
     parallel(p.a.executor, plan.workers, static_cast<int64_t>(plan.pieces.size()), [&](int worker, int64_t i) {
       const Piece& piece = plan.pieces[i];
@@ -370,7 +462,7 @@ struct Forward {
       else if (plan.way == Way::tiles)
         one_tile<ScoreOf>(worker, piece);
       else
-        one_block<ScoreOf>(worker, piece);
+        some_blocks<ScoreOf>(worker, piece);
     });
   }
 };

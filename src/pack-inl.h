@@ -44,22 +44,28 @@ static_assert(kBlockKeys % kPanel == 0 && kWidestPanel % kPanel == 0);
 
 HWY_INLINE VF Widen(F d, const float* from) { return hn::LoadU(d, from); }
 
-HWY_INLINE VF Widen(F d, const hwy::bfloat16_t* from) {
-  const hn::Rebind<uint16_t, F> d16;
+using Bits16 = hn::Rebind<uint16_t, F>;
+
+HWY_INLINE VF WidenBits(F d, hn::Vec<Bits16> bits, const hwy::bfloat16_t*) {
   const hn::RebindToUnsigned<F> du;
-  const auto bits = hn::PromoteTo(du, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(from)));
-  return hn::BitCast(d, hn::ShiftLeft<16>(bits));
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
 }
 
-HWY_INLINE VF Widen(F d, const hwy::float16_t* from) {
+HWY_INLINE VF WidenBits(F d, hn::Vec<Bits16> bits, const hwy::float16_t*) {
 #if HEED_NATIVE_HALF
-  const hn::Rebind<hwy::float16_t, F> d16;
-  return hn::PromoteTo(d, hn::LoadU(d16, from));
+  return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, F>(), bits));
 #else
-  HWY_ALIGN float one[kVector];
-  for (int64_t x = 0; x < kVector; ++x) one[x] = float_of_half(reinterpret_cast<const uint16_t*>(from)[x]);
-  return hn::Load(d, one);
+  HWY_ALIGN uint16_t halves[kVector];
+  HWY_ALIGN float floats[kVector];
+  hn::StoreU(bits, Bits16(), halves);
+  for (int64_t x = 0; x < kVector; ++x) floats[x] = float_of_half(halves[x]);
+  return hn::Load(d, floats);
 #endif
+}
+
+template <class T>
+HWY_INLINE VF Widen(F d, const T* from) {
+  return WidenBits(d, hn::LoadU(Bits16(), reinterpret_cast<const uint16_t*>(from)), from);
 }
 
 HWY_INLINE void Narrow(VF x, F d, float* to) { hn::StoreU(x, d, to); }
@@ -126,12 +132,22 @@ HWY_INLINE hn::Vec<D> QuadsOf(D d, const float* p, int64_t quad) {
 
 HWY_INLINE VF Quads(F d, const float* p, int64_t quad) { return QuadsOf(d, p, quad); }
 
-// 16-bit elements are gathered as bits and widened together.
+// 16-bit elements are gathered as bits, four to a double, and widened together.
+template <class D>
+HWY_INLINE hn::Vec<D> DoublesOf(D d, const uint16_t* p, int64_t quad) {
+  if constexpr (hn::MaxLanes(D()) == 1) {
+    (void)quad;
+    return hn::LoadU(d, reinterpret_cast<const double*>(p));
+  } else {
+    const hn::Half<D> half;
+    return hn::Combine(d, DoublesOf(half, p + hn::MaxLanes(half) * quad, quad), DoublesOf(half, p, quad));
+  }
+}
+
 template <class T>
 HWY_INLINE VF Quads(F d, const T* p, int64_t quad) {
-  HWY_ALIGN T together[kVector];
-  for (int64_t x = 0; x < kVector / 4; ++x) std::memcpy(together + 4 * x, p + x * quad, 4 * sizeof(T));
-  return Widen(d, together);
+  const hn::Repartition<double, Bits16> doubles;
+  return WidenBits(d, hn::BitCast(Bits16(), DoublesOf(doubles, reinterpret_cast<const uint16_t*>(p), quad)), p);
 }
 #endif
 

@@ -91,12 +91,12 @@ class Memory {
 enum class Way {
   heads,   // many heads: a piece is one KV head, packed where its worker keeps it in cache
   tiles,   // few heads: a piece is one tile; who first needs a block of keys packs it for all
-  blocks,  // few rows: a piece is one block of keys with all rows; the partial sums are put together in order
+  blocks,  // few rows: a piece is some blocks of keys with all rows; the partial sums are put together in order
 };
 
 struct Piece {
   int64_t b, hkv;
-  int64_t part;  // tile or block; 0 for Way::heads
+  int64_t part, end;  // Way::tiles: the tile; Way::blocks: the blocks [part, end)
 };
 
 // What heed::Plan keeps between calls.
@@ -112,8 +112,8 @@ struct Plan::State {
   Memory packed;                                 // Way::tiles: K and V of every head
   Memory partial;                                // Way::blocks: sums of every block
   std::vector<Memory> scratch;                   // of each worker
-  std::unique_ptr<std::atomic<uint8_t>[]> done;  // tiles: whether a block is packed; blocks: see forward.cc
-  std::unique_ptr<std::atomic<int32_t>[]> left;  // blocks: pieces of a head that are not done
+  std::unique_ptr<std::atomic<uint8_t>[]> done;  // Way::tiles: whether a block is packed
+  std::unique_ptr<std::atomic<int32_t>[]> left;  // Way::blocks: blocks of a head to do
   std::atomic<bool> busy{false};
 
  private:

@@ -16,6 +16,7 @@
 #include <cmath>
 #include <limits>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "pack-inl.h"
 #include "plan.h"
@@ -29,15 +30,19 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // C [rows x columns] = A [rows x k] times B [k x columns]. A is read element by element, so it may lie either way
 // round: element (r, k) is at a + r * a_stride + k, or transposed at a + k * a_stride + r.
-struct Product {
+template <class B>
+struct ProductOf {
   const float* a;
   int64_t a_stride;
-  const float* b;  // column vector v of row k is at b + v / kWide * b_panel + v % kWide * kVector + k * b_k
+  const B* b;  // column vector v of row k is at b + v / kWide * b_panel + v % kWide * kVector + k * b_k
   int64_t b_k, b_panel;
   float* c;
   int64_t c_row;
   const float* factor = nullptr;  // [rows]: C = factor[row] * C + A times B
+  // What to fetch into the cache meanwhile, as many bytes for each k as are read of B in this dtype; nullptr: nothing.
+  const char* ahead = nullptr;
 };
+using Product = ProductOf<float>;
 
 inline constexpr int64_t kGroup = 6;  // rows of a register tile
 inline constexpr float kOnes[kBlockKeys] = {
@@ -62,12 +67,12 @@ HWY_INLINE void Hold(VF& v) {
 #define HEED_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-template <int V>
-HWY_INLINE void LoadVectors(const float* from, VF (&b)[V]) {
+template <int V, class B>
+HWY_INLINE void LoadVectors(const B* from, VF (&b)[V]) {
   const F d;
   HEED_UNROLL
   for (int v = 0; v < V; ++v) {
-    b[v] = hn::LoadU(d, from + v * kVector);
+    b[v] = Widen(d, from + v * kVector);
     Hold(b[v]);
   }
 }
@@ -84,20 +89,20 @@ HWY_INLINE void Hold(T*& p) {
 }
 
 // Row r of a tile on its own, over k in [k0, k1).
-template <int V>
-HWY_INLINE void AddOneRow(VF (&acc)[V], const float* HWY_RESTRICT a, int64_t a_k, const float* HWY_RESTRICT b,
-                          int64_t b_k, int64_t k0, int64_t k1) {
+template <int V, class B>
+HWY_INLINE void AddOneRow(VF (&acc)[V], const float* HWY_RESTRICT a, int64_t a_k, const B* HWY_RESTRICT b, int64_t b_k,
+                          int64_t k0, int64_t k1) {
   const F d;
   for (int64_t k = k0; k < k1; ++k) {
     const VF x = hn::Set(d, a[k * a_k]);
     HEED_UNROLL
-    for (int v = 0; v < V; ++v) acc[v] = hn::MulAdd(x, hn::LoadU(d, b + k * b_k + v * kVector), acc[v]);
+    for (int v = 0; v < V; ++v) acc[v] = hn::MulAdd(x, Widen(d, b + k * b_k + v * kVector), acc[v]);
   }
 }
 
 // Each row r in its own range: [begin, end) clipped to lie before (kBefore) or behind what all rows have in common.
-template <int R, int V, int r, bool kBefore>
-HWY_INLINE void AddRagged(VF (&acc)[R][V], const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t b_k,
+template <int R, int V, int r, bool kBefore, class B>
+HWY_INLINE void AddRagged(VF (&acc)[R][V], const float* a, int64_t a_row, int64_t a_k, const B* b, int64_t b_k,
                           Span common, const Span* spans) {
   if constexpr (kBefore)
     AddOneRow<V>(acc[r], a + r * a_row, a_k, b, b_k, spans[r].begin, std::min(spans[r].end, common.begin));
@@ -107,9 +112,8 @@ HWY_INLINE void AddRagged(VF (&acc)[R][V], const float* a, int64_t a_row, int64_
 }
 
 // One k of a register tile. a: a pointer to each row of A, at u, or, transposed, one for all rows, at a_offset.
-template <int R, int V, bool kTransposed, size_t P>
-HWY_INLINE void Step(const float* const (&a)[P], int u, int64_t a_offset, const float* HWY_RESTRICT b,
-                     VF (&acc)[R][V]) {
+template <int R, int V, bool kTransposed, size_t P, class B>
+HWY_INLINE void Step(const float* const (&a)[P], int u, int64_t a_offset, const B* HWY_RESTRICT b, VF (&acc)[R][V]) {
   const F d;
   VF x[V];
   LoadVectors<V>(b, x);
@@ -123,9 +127,9 @@ HWY_INLINE void Step(const float* const (&a)[P], int u, int64_t a_offset, const 
 
 // R rows by V vectors from `row` on: the sums stay in registers over all of k in `common`, and, if kRagged, over what
 // each row has before and behind that (spans[row...]), in order. b and c are those of the first vector.
-template <int R, int V, bool kTransposed, bool kRagged>
-HWY_INLINE void Micro(const Product& t, int64_t row, Span common, const Span* spans, const float* HWY_RESTRICT b0,
-                      float* HWY_RESTRICT c) {
+template <int R, int V, bool kTransposed, bool kRagged, bool kAhead, class B>
+HWY_INLINE void Micro(const ProductOf<B>& t, int64_t row, Span common, const Span* spans, const B* HWY_RESTRICT b0,
+                      const char* ahead, float* HWY_RESTRICT c) {
   const F d;
   const int64_t a_row = kTransposed ? 1 : t.a_stride, a_k = kTransposed ? t.a_stride : 1, b_k = t.b_k;
   const float* HWY_RESTRICT a0 = t.a + row * a_row;
@@ -135,21 +139,27 @@ HWY_INLINE void Micro(const Product& t, int64_t row, Span common, const Span* sp
     HEED_UNROLL
     for (int v = 0; v < V; ++v) acc[r][v] = hn::Zero(d);
   }
-  if constexpr (kRagged) AddRagged<R, V, 0, true>(acc, a0, a_row, a_k, b0, b_k, common, spans + row);
+  if constexpr (kRagged) AddRagged<R, V, 0, true, B>(acc, a0, a_row, a_k, b0, b_k, common, spans + row);
 
   // The rows of A: a pointer each, or, transposed, one for all.
   constexpr int kPointers = kTransposed ? 1 : R;
   const float* a[kPointers];
   HEED_UNROLL
   for (int r = 0; r < kPointers; ++r) a[r] = a0 + common.begin * a_k + r * a_row;
-  const float* HWY_RESTRICT b = b0 + common.begin * b_k;
+  const B* HWY_RESTRICT b = b0 + common.begin * b_k;
   constexpr int kUnroll = R * V <= 12 ? 4 : 2;
+  constexpr int64_t kLines = std::max<int64_t>(1, V * kVector * sizeof(B) / 64);  // of cache, for each k
   int64_t left = common.end - common.begin;
   for (; left >= kUnroll; left -= kUnroll) {
     HEED_UNROLL
     for (int u = 0; u < kUnroll; ++u) {
       Step<R, V, kTransposed>(a, u, u * a_k, b, acc);
       b += b_k;
+      if constexpr (kAhead) {
+        HEED_UNROLL
+        for (int64_t line = 0; line < kLines; ++line) hwy::Prefetch(ahead + line * 64);
+        ahead += kLines * 64;
+      }
     }
     HEED_UNROLL
     for (int r = 0; r < kPointers; ++r) {
@@ -164,7 +174,7 @@ HWY_INLINE void Micro(const Product& t, int64_t row, Span common, const Span* sp
     for (int r = 0; r < kPointers; ++r) a[r] += a_k;
   }
 
-  if constexpr (kRagged) AddRagged<R, V, 0, false>(acc, a0, a_row, a_k, b0, b_k, common, spans + row);
+  if constexpr (kRagged) AddRagged<R, V, 0, false, B>(acc, a0, a_row, a_k, b0, b_k, common, spans + row);
   const int64_t c_row = t.c_row;
   float* HWY_RESTRICT to = c + row * c_row;
   if (const float* HWY_RESTRICT factor = t.factor) {
@@ -185,37 +195,40 @@ HWY_INLINE void Micro(const Product& t, int64_t row, Span common, const Span* sp
 }
 
 // R rows over column vectors [v0, v1), a panel at a time.
-template <int R, bool kTransposed, bool kRagged>
-HWY_NOINLINE void Strip(const Product& t, int64_t row, Span common, const Span* spans, int64_t v0, int64_t v1) {
+template <int R, bool kTransposed, bool kRagged, bool kAhead, class B>
+HWY_NOINLINE void Strip(const ProductOf<B>& t, int64_t row, Span common, const Span* spans, int64_t v0, int64_t v1) {
+  const char* ahead = t.ahead;
   for (int64_t v = v0, n; v < v1; v += n) {
     n = std::min(kWide - v % kWide, v1 - v);
-    const float* b = t.b + v / kWide * t.b_panel + v % kWide * kVector;
+    const B* b = t.b + v / kWide * t.b_panel + v % kWide * kVector;
     float* c = t.c + v * kVector;
     if constexpr (kWide == 4) {
-      if (n == 4) Micro<R, 4, kTransposed, kRagged>(t, row, common, spans, b, c);
-      if (n == 3) Micro<R, 3, kTransposed, kRagged>(t, row, common, spans, b, c);
+      if (n == 4) Micro<R, 4, kTransposed, kRagged, kAhead, B>(t, row, common, spans, b, ahead, c);
+      if (n == 3) Micro<R, 3, kTransposed, kRagged, kAhead, B>(t, row, common, spans, b, ahead, c);
     }
-    if (n == 2) Micro<R, 2, kTransposed, kRagged>(t, row, common, spans, b, c);
-    if (n == 1) Micro<R, 1, kTransposed, kRagged>(t, row, common, spans, b, c);
+    if (n == 2) Micro<R, 2, kTransposed, kRagged, kAhead, B>(t, row, common, spans, b, ahead, c);
+    if (n == 1) Micro<R, 1, kTransposed, kRagged, kAhead, B>(t, row, common, spans, b, ahead, c);
+    if constexpr (kAhead) ahead += n * kVector * sizeof(B) * (common.end - common.begin);
   }
 }
 
 // Rows [row, row + n), n <= kGroup.
-template <bool kTransposed, bool kRagged>
-inline void StripOf(int64_t n, const Product& t, int64_t row, Span common, const Span* spans, int64_t v0, int64_t v1) {
+template <bool kTransposed, bool kRagged, bool kAhead = false, class B>
+inline void StripOf(int64_t n, const ProductOf<B>& t, int64_t row, Span common, const Span* spans, int64_t v0,
+                    int64_t v1) {
   switch (n) {
     case 1:
-      return Strip<1, kTransposed, kRagged>(t, row, common, spans, v0, v1);
+      return Strip<1, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
     case 2:
-      return Strip<2, kTransposed, kRagged>(t, row, common, spans, v0, v1);
+      return Strip<2, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
     case 3:
-      return Strip<3, kTransposed, kRagged>(t, row, common, spans, v0, v1);
+      return Strip<3, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
     case 4:
-      return Strip<4, kTransposed, kRagged>(t, row, common, spans, v0, v1);
+      return Strip<4, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
     case 5:
-      return Strip<5, kTransposed, kRagged>(t, row, common, spans, v0, v1);
+      return Strip<5, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
     case 6:
-      return Strip<6, kTransposed, kRagged>(t, row, common, spans, v0, v1);
+      return Strip<6, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
   }
 }
 
@@ -234,14 +247,14 @@ inline Span Common(const Span* spans, int64_t n) {
 }
 
 // A group of n rows over the k in each row's span: nothing outside is read.
-inline void MultiplyGroup(const Product& t, int64_t row, int64_t n, const Span* spans, int64_t v0, int64_t v1) {
+template <bool kAhead = false, class B>
+inline void MultiplyGroup(const ProductOf<B>& t, int64_t row, int64_t n, const Span* spans, int64_t v0, int64_t v1) {
   const Span common = Common(spans + row, n);
-  bool even = true;
+  bool even = !kAhead && std::is_same_v<B, float>;  // the others are not worth a kernel of their own
   for (int64_t r = row; r < row + n; ++r) even &= spans[r].begin == common.begin && spans[r].end == common.end;
-  if (even)
-    StripOf<false, false>(n, t, row, common, nullptr, v0, v1);
-  else
-    StripOf<false, true>(n, t, row, common, spans, v0, v1);
+  if constexpr (!kAhead && std::is_same_v<B, float>)
+    if (even) return StripOf<false, false>(n, t, row, common, nullptr, v0, v1);
+  StripOf<false, true, kAhead>(n, t, row, common, spans, v0, v1);
 }
 
 // All rows of a transposed A over all k.
