@@ -26,8 +26,19 @@ namespace HWY_NAMESPACE {
 
 // Keys packed and scored at a time when there are few rows: a panel, and whole groups of 16.
 constexpr int64_t kPart = std::max(kPanel, kLanes);
-// How far before its use K and V are fetched from memory when there are few rows.
-constexpr int64_t kAheadKeys = 64;
+// How far before its use K is fetched from memory when there are few rows.
+constexpr int64_t kAheadKeys = 32;
+
+// Reads rows that lie in one piece, so that they are in the cache: a plain walk is as fast as memory goes, which the
+// order of the kernel's own reads is not.
+inline void Touch(const char* from, const char* end) {
+  const hn::CappedTag<uint8_t, 16> d;
+  auto all = hn::Zero(d);
+  for (; from < end; from += kCacheLine) all = hn::Or(all, hn::LoadU(d, reinterpret_cast<const uint8_t*>(from)));
+  HWY_ALIGN uint8_t kept[16];
+  hn::Store(all, d, kept);
+  [[maybe_unused]] volatile uint8_t sink = kept[0];  // so that the loads are not left out
+}
 
 // One block of keys as the kernel reads it.
 struct Block {
@@ -98,9 +109,9 @@ struct Forward {
     return {std::max(seen.begin, key0) - key0, std::min(seen.end, key0 + kBlockKeys) - key0};
   }
 
-  void pack_k(int64_t b, int64_t hkv, int64_t key0, Span keys, float* memory) const {
+  void pack_k(int64_t b, int64_t hkv, int64_t key0, Span keys, float* memory, const char* ahead = nullptr) const {
     const int64_t stride = p.a.k.stride[2];
-    PackPanels(head(p.a.k, b, hkv) + key0 * stride, stride, keys.begin, keys.end, p.D, memory);
+    PackPanels(head(p.a.k, b, hkv) + key0 * stride, stride, keys.begin, keys.end, p.D, memory, ahead);
   }
 
   // Strips of kPanel columns, the last one as wide as what is left; each starts at the block's first key.
@@ -384,19 +395,22 @@ struct Forward {
         const Span keys{std::max(key, seen.begin), std::min(key + kPart, seen.end)};
         // Keys [key, key + kPart) lie at `panel`; the kernel counts from the block's first key.
         float* from_block = panel - key * p.D;
-        pack_k(b, hkv, key0, keys, from_block);
-        const char* next = ahead_of(p.a.k, key0 + key + kAheadKeys, all_seen.end);
+        pack_k(b, hkv, key0, keys, from_block,
+               dense_k ? ahead_of(p.a.k, key0 + keys.begin + kAheadKeys, all_seen.end) : nullptr);
+        // The first quarter of V
+        const char* next = ahead_of(p.a.v, key0 + key / 4, all_seen.end);
         const int64_t begin = keys.begin / kLanes * kLanes, end = round_up(keys.end, kLanes);
         for (int64_t r = 0, n; r < rows; r += n) {
           n = NextGroup(rows - r);
           float* to = s + r * kBlockKeys;
-          if (r == 0 && dense_k)
+          if (r == 0 && dense_v)
             score<ScoreOf, true>(r, n, mine.q + r * p.D, w, from_block, begin, end, to, next);
           else
             score<ScoreOf>(r, n, mine.q + r * p.D, w, from_block, begin, end, to);
         }
       }
       if (!v_in_place) pack_v(b, hkv, key0, seen, v_memory);
+      if (dense_v) Touch(ahead_of(p.a.v, key0 + seen.begin, all_seen.end), ahead_of(p.a.v, key0 + seen.end, all_seen.end));
       for (int64_t r = 0, n; r < rows; r += n) {
         n = NextGroup(rows - r);
         const Sight sight = look(b, r, n, block);
@@ -405,10 +419,10 @@ struct Forward {
         const Sums mine_of = {all.o + r * padded, all.lanes + r * kLanes, all.m + r};
         float* from = s + r * kBlockKeys;
         weigh(b, hkv, r, n, block, sight, from, mine.group->bias, mine_of, factor);
-        const char* next = ahead_of(p.a.v, key0 + kAheadKeys, all_seen.end);
+        const char* next = ahead_of(p.a.k, key0 + kBlockKeys, all_seen.end);
         if (!v_in_place)
           gather<float>(n, block, sight, from, mine_of, factor);
-        else if (r == 0 && dense_v)
+        else if (r == 0 && dense_k)
           gather<T, true>(n, block, sight, from, mine_of, factor, next);
         else
           gather<T>(n, block, sight, from, mine_of, factor);

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "half.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "plan.h"
 
@@ -31,6 +32,8 @@ inline constexpr int kWide = 2;
 // Keys or columns of one panel: what one register tile covers.
 inline constexpr int64_t kPanel = kWide * kVector;
 static_assert(kBlockKeys % kPanel == 0 && kWidestPanel % kPanel == 0);
+
+inline constexpr int64_t kCacheLine = 64;  // bytes
 
 // ---- One vector of another type ----
 
@@ -161,8 +164,10 @@ inline void PackOneRow(const T* row, int64_t dims, float* to) {
 // out[r / kPanel * dims * kPanel + d * kPanel + r % kPanel]. Rows around them that share a group of kLanes are zero:
 // they are not read, but computed with. This is K for q.k, and V for d_out.v. Whole vectors of rows at a time, four
 // columns each: element by element, a short sequence would spend more on this than on all products.
+// Meanwhile as many bytes from `ahead` on are fetched into the cache as are read of the rows; nullptr: none.
 template <class T>
-inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1, int64_t dims, float* out) {
+inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1, int64_t dims, float* out,
+                       [[maybe_unused]] const char* ahead = nullptr) {
   const auto at = [&](int64_t r) { return out + r / kPanel * dims * kPanel + r % kPanel; };
   const T* const nothing = nullptr;
   for (int64_t r = row0 / kLanes * kLanes; r < row0; ++r) PackOneRow(nothing, dims, at(r));
@@ -176,6 +181,10 @@ inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1
     float* HWY_RESTRICT to = at(r);
     int64_t x = 0;
     for (; x + 4 <= dims; x += 4, from += 4) {
+      if (ahead) {
+        for (size_t line = 0; line < kVector * 4 * sizeof(T); line += kCacheLine) hwy::Prefetch(ahead + line);
+        ahead += kVector * 4 * sizeof(T);
+      }
       const VF a = Quads(d, from, 4 * stride), b = Quads(d, from + stride, 4 * stride);
       const VF c = Quads(d, from + 2 * stride, 4 * stride), e = Quads(d, from + 3 * stride, 4 * stride);
       const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));   // a0 b0 a1 b1 of each quad

@@ -39,7 +39,7 @@ struct ProductOf {
   float* c;
   int64_t c_row;
   const float* factor = nullptr;  // [rows]: C = factor[row] * C + A times B
-  // What to fetch into the cache meanwhile, as many bytes for each k as are read of B in this dtype; nullptr: nothing.
+  // What to fetch into the cache meanwhile, one line for each k of a panel: faster, and processors drop it.
   const char* ahead = nullptr;
 };
 using Product = ProductOf<float>;
@@ -148,7 +148,6 @@ HWY_INLINE void Micro(const ProductOf<B>& t, int64_t row, Span common, const Spa
   for (int r = 0; r < kPointers; ++r) a[r] = a0 + common.begin * a_k + r * a_row;
   const B* HWY_RESTRICT b = b0 + common.begin * b_k;
   constexpr int kUnroll = R * V <= 12 ? 4 : 2;
-  constexpr int64_t kLines = std::max<int64_t>(1, V * kVector * sizeof(B) / 64);  // of cache, for each k
   int64_t left = common.end - common.begin;
   for (; left >= kUnroll; left -= kUnroll) {
     HEED_UNROLL
@@ -156,9 +155,8 @@ HWY_INLINE void Micro(const ProductOf<B>& t, int64_t row, Span common, const Spa
       Step<R, V, kTransposed>(a, u, u * a_k, b, acc);
       b += b_k;
       if constexpr (kAhead) {
-        HEED_UNROLL
-        for (int64_t line = 0; line < kLines; ++line) hwy::Prefetch(ahead + line * 64);
-        ahead += kLines * 64;
+        hwy::Prefetch(ahead);
+        ahead += kCacheLine;
       }
     }
     HEED_UNROLL
@@ -208,7 +206,7 @@ HWY_NOINLINE void Strip(const ProductOf<B>& t, int64_t row, Span common, const S
     }
     if (n == 2) Micro<R, 2, kTransposed, kRagged, kAhead, B>(t, row, common, spans, b, ahead, c);
     if (n == 1) Micro<R, 1, kTransposed, kRagged, kAhead, B>(t, row, common, spans, b, ahead, c);
-    if constexpr (kAhead) ahead += n * kVector * sizeof(B) * (common.end - common.begin);
+    if constexpr (kAhead) ahead += kCacheLine * (common.end - common.begin);
   }
 }
 
