@@ -136,8 +136,8 @@ struct Forward {
   // ---- Tile ----
 
   // Row x of the head's queries, and what its scores start from.
-  int64_t query(int64_t x) const { return x / p.group; }
-  int64_t head_of(int64_t hkv, int64_t x) const { return hkv * p.group + x % p.group; }
+  int64_t query(int64_t x) const { return plan.tiling.query(x); }
+  int64_t head_of(int64_t hkv, int64_t x) const { return hkv * p.group + plan.tiling.head(x); }
 
   // Queries of rows [row0, row1) as f32 in one piece; for dot scores scaled, so that scores come out in powers of two.
   void gather_queries(int64_t b, int64_t hkv, int64_t row0, int64_t row1, float* to) const {
@@ -214,7 +214,7 @@ struct Forward {
       StripOf<false, false, kAhead>(n, t, 0, {0, p.D}, nullptr, v0, v1);
     } else {
       for (int64_t r = 0; r < n; ++r)
-        ScoreOf::Scores({q, p.D, k, p.D, w + (x + r) % p.group * p.D}, r, 1, v0, v1, s + r * kBlockKeys + begin);
+        ScoreOf::Scores({q, p.D, k, p.D, w + plan.tiling.head(x + r) * p.D}, r, 1, v0, v1, s + r * kBlockKeys + begin);
     }
   }
 
@@ -223,18 +223,21 @@ struct Forward {
              float* bias, const Sums& sums, float* factor) const {
     Finish finish{1, static_cast<float>(p.a.softcap) * kLog2e};
     if (p.a.bias.shape[3] == 1) finish.bias_stride = 0;
+    // Row after row in two walks, so that the long way from a row to its maximum is not waited for.
     s += sight.first;
-    for (int64_t r = 0; r < n; ++r, s += kBlockKeys) {
+    for (int64_t r = 0; r < n; ++r) {
       const Span span{sight.spans[r].begin - sight.first, sight.spans[r].end - sight.first};
       factor[r] = 1.0f;
-      if (sight.spans[r].begin >= sight.spans[r].end) continue;  // its scores are not looked at, no value is added
+      if (span.begin >= span.end) continue;  // its scores are not looked at, no value is added
       finish.bias = bias_of(b, hkv, x + r, block.key0 + sight.first, span, bias);
-      FinishScores(s, span, sight.width, finish);
-      const float m = std::max(sums.m[r], std::ceil(MaxOfRow(s, sight.width)));
+      FinishScores(s + r * kBlockKeys, span, sight.width, finish);
+      const float m = std::max(sums.m[r], std::ceil(MaxOfRow(s + r * kBlockKeys, sight.width)));
       factor[r] = PowerOfTwo(sums.m[r] - m);
       sums.m[r] = m;
-      ExpRow(s, sight.width, m, factor[r], sums.lanes + r * kLanes);
     }
+    for (int64_t r = 0; r < n; ++r)
+      if (sight.spans[r].begin < sight.spans[r].end)
+        ExpRow(s + r * kBlockKeys, sight.width, sums.m[r], factor[r], sums.lanes + r * kLanes);
   }
 
   // 3. Gather: each row's own keys. V: what block.v holds.
@@ -307,9 +310,47 @@ struct Forward {
             memory + group + packed + q + w};
   }
 
+  // What the next head reads and writes, fetched into the cache bit by bit while this one is computed.
+  struct Next {
+    const Piece* piece = nullptr;
+    int64_t row = 0, rows = 0, step = 0;  // rows of q, out, k and v, in this order
+  };
+
+  Next next_of(const Piece* piece) const {
+    Next next{piece};
+    if (!piece) return next;
+    const Span seen = plan.tiling.keys(piece->b);
+    const int64_t groups = std::max<int64_t>(1, plan.tiling.rows() / kGroup);
+    next.rows = 2 * plan.tiling.rows() + 2 * (seen.end - seen.begin);
+    next.step = (next.rows + groups - 1) / groups;
+    return next;
+  }
+
+  void fetch(Next& next) const {
+    if (!next.piece) return;
+    const int64_t b = next.piece->b, hkv = next.piece->hkv, rows = plan.tiling.rows();
+    const int64_t first = plan.tiling.keys(b).begin, keys = (next.rows - 2 * rows) / 2;
+    for (const int64_t end = std::min(next.rows, next.row + next.step); next.row < end; ++next.row) {
+      int64_t x = next.row, dims = p.D;
+      const T* from;
+      if (x < 2 * rows) {
+        const bool writes = x >= rows;
+        const ConstTensor t = writes ? ConstTensor(result.out) : p.a.q;
+        if (writes) x -= rows, dims = p.Dv;
+        from = head(t, b, head_of(hkv, x)) + query(x) * t.stride[2];
+      } else {
+        const bool value = x >= 2 * rows + keys;
+        const ConstTensor& t = value ? p.a.v : p.a.k;
+        if (value) dims = p.Dv;
+        from = head(t, b, hkv) + (first + x - 2 * rows - (value ? keys : 0)) * t.stride[2];
+      }
+      for (int64_t d = 0; d < dims; d += kCacheLine / sizeof(T)) hwy::Prefetch(from + d);
+    }
+  }
+
   // All rows of a tile against the blocks that get_block(key0) hands out.
   template <class ScoreOf, class GetBlock>
-  void tile(int64_t b, int64_t hkv, const Tile& tile, const Scratch& mine, GetBlock&& get_block) const {
+  void tile(int64_t b, int64_t hkv, const Tile& tile, const Scratch& mine, Next& next, GetBlock&& get_block) const {
     const int64_t rows = tile.row1 - tile.row0;
     const Sums all = sums(mine.sums, rows);
     start(all, rows);
@@ -320,6 +361,7 @@ struct Forward {
       const Block block = get_block(key0);
       for (int64_t r = 0, n; r < rows; r += n) {
         n = NextGroup(rows - r);
+        fetch(next);
         add_block<ScoreOf>(b, hkv, tile.row0 + r, n, mine.q + r * p.D, w, block,
                            {all.o + r * padded, all.lanes + r * kLanes, all.m + r}, *mine.group);
       }
@@ -332,13 +374,22 @@ struct Forward {
   }
 
   template <class ScoreOf>
-  void one_head(int worker, const Piece& piece) const {
+  void some_heads(int worker, const Piece& piece) const {
+    for (int64_t h = piece.part; h < piece.end; ++h) {
+      const Piece one{h / p.Hkv, h % p.Hkv, 0, 0}, after{(h + 1) / p.Hkv, (h + 1) % p.Hkv, 0, 0};
+      Next next = next_of(h + 1 < piece.end ? &after : nullptr);
+      one_head<ScoreOf>(worker, one, next);
+    }
+  }
+
+  template <class ScoreOf>
+  void one_head(int worker, const Piece& piece, Next& next) const {
     const Scratch mine = scratch(worker, packed_head(), most_rows());
     const Span seen = plan.tiling.keys(piece.b);
     for (int64_t key0 = seen.begin / kBlockKeys * kBlockKeys; key0 < seen.end; key0 += kBlockKeys)
       pack(piece.b, piece.hkv, key0, mine.packed + key0 * (p.D + v_packed()));
     for (int64_t t = 0; t < plan.tiling.tiles(); ++t)
-      tile<ScoreOf>(piece.b, piece.hkv, plan.tiling.tile(piece.b, t), mine, [&](int64_t key0) {
+      tile<ScoreOf>(piece.b, piece.hkv, plan.tiling.tile(piece.b, t), mine, next, [&](int64_t key0) {
         return block_at(piece.b, piece.hkv, key0, mine.packed + key0 * (p.D + v_packed()));
       });
   }
@@ -349,7 +400,8 @@ struct Forward {
   void one_tile(int worker, const Piece& piece) const {
     const Scratch mine = scratch(worker, 0, most_rows());
     const int64_t head = piece.b * p.Hkv + piece.hkv;
-    tile<ScoreOf>(piece.b, piece.hkv, plan.tiling.tile(piece.b, piece.part), mine, [&](int64_t key0) {
+    Next none;
+    tile<ScoreOf>(piece.b, piece.hkv, plan.tiling.tile(piece.b, piece.part), mine, none, [&](int64_t key0) {
       float* memory = plan.packed.floats(0) + head * packed_head() + key0 * (p.D + v_packed());
       std::atomic<uint8_t>& state = plan.done[head * plan.blocks + key0 / kBlockKeys];
       uint8_t now = kUntouched;
@@ -410,7 +462,8 @@ struct Forward {
         }
       }
       if (!v_in_place) pack_v(b, hkv, key0, seen, v_memory);
-      if (dense_v) Touch(ahead_of(p.a.v, key0 + seen.begin, all_seen.end), ahead_of(p.a.v, key0 + seen.end, all_seen.end));
+      if (dense_v)
+        Touch(ahead_of(p.a.v, key0 + seen.begin, all_seen.end), ahead_of(p.a.v, key0 + seen.end, all_seen.end));
       for (int64_t r = 0, n; r < rows; r += n) {
         n = NextGroup(rows - r);
         const Sight sight = look(b, r, n, block);
@@ -472,7 +525,7 @@ struct Forward {
     parallel(p.a.executor, plan.workers, static_cast<int64_t>(plan.pieces.size()), [&](int worker, int64_t i) {
       const Piece& piece = plan.pieces[i];
       if (plan.way == Way::heads)
-        one_head<ScoreOf>(worker, piece);
+        some_heads<ScoreOf>(worker, piece);
       else if (plan.way == Way::tiles)
         one_tile<ScoreOf>(worker, piece);
       else

@@ -133,24 +133,46 @@ HWY_INLINE hn::Vec<D> QuadsOf(D d, const float* p, int64_t quad) {
   }
 }
 
-HWY_INLINE VF Quads(F d, const float* p, int64_t quad) { return QuadsOf(d, p, quad); }
+#endif
 
-// 16-bit elements are gathered as bits, four to a double, and widened together.
-template <class D>
-HWY_INLINE hn::Vec<D> DoublesOf(D d, const uint16_t* p, int64_t quad) {
-  if constexpr (hn::MaxLanes(D()) == 1) {
-    (void)quad;
-    return hn::LoadU(d, reinterpret_cast<const double*>(p));
-  } else {
-    const hn::Half<D> half;
-    return hn::Combine(d, DoublesOf(half, p + hn::MaxLanes(half) * quad, quad), DoublesOf(half, p, quad));
-  }
+#if HWY_TARGET != HWY_SCALAR
+// Four columns, of 4 bytes each, of kVector rows.
+template <class T>
+HWY_INLINE void Transpose(const T* from, int64_t stride, VF (&columns)[4]) {
+  const F d;
+  const hn::RepartitionToWide<F> pairs;  // moves two floats at once
+  const int64_t quad = 4 * stride * sizeof(T) / sizeof(float);
+  const auto row = [&](int64_t r)
+                       HWY_ATTR { return QuadsOf(d, reinterpret_cast<const float*>(from + r * stride), quad); };
+  const VF a = row(0), b = row(1), c = row(2), e = row(3);
+  const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));   // a0 b0 a1 b1 of each quad
+  const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));  // a2 b2 a3 b3
+  const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d, c, e));
+  const auto ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
+  columns[0] = hn::BitCast(d, hn::InterleaveLower(pairs, ab_low, ce_low));
+  columns[1] = hn::BitCast(d, hn::InterleaveUpper(pairs, ab_low, ce_low));
+  columns[2] = hn::BitCast(d, hn::InterleaveLower(pairs, ab_high, ce_high));
+  columns[3] = hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high));
 }
 
+// Stores one column of floats, or two of 16-bit elements, the first in the lower halves.
+HWY_INLINE void StoreColumns(VF x, const float*, float* to) { hn::StoreU(x, F(), to); }
 template <class T>
-HWY_INLINE VF Quads(F d, const T* p, int64_t quad) {
-  const hn::Repartition<double, Bits16> doubles;
-  return WidenBits(d, hn::BitCast(Bits16(), DoublesOf(doubles, reinterpret_cast<const uint16_t*>(p), quad)), p);
+HWY_INLINE void StoreColumns(VF x, const T* type, float* to) {
+  const F d;
+  const hn::RebindToSigned<F> di;
+  const hn::RebindToUnsigned<F> du;
+  const auto bits = hn::BitCast(du, x);
+  const auto narrow = [&](auto word) HWY_ATTR { return hn::DemoteTo(Bits16(), hn::BitCast(di, word)); };
+  hn::StoreU(WidenBits(d, narrow(hn::And(bits, hn::Set(du, 0xFFFF))), type), d, to);
+  hn::StoreU(WidenBits(d, narrow(hn::ShiftRight<16>(bits)), type), d, to + kPanel);
+}
+HWY_INLINE void StoreColumns(VF x, const hwy::bfloat16_t*, float* to) {
+  const F d;
+  const hn::RebindToUnsigned<F> du;
+  const auto bits = hn::BitCast(du, x);
+  hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(bits)), d, to);
+  hn::StoreU(hn::BitCast(d, hn::And(bits, hn::Set(du, 0xFFFF0000u))), d, to + kPanel);
 }
 #endif
 
@@ -174,27 +196,20 @@ inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1
   int64_t r = row0;
   for (; r < row1 && r % kVector != 0; ++r) PackOneRow(rows + r * stride, dims, at(r));
 #if HWY_TARGET != HWY_SCALAR
-  const F d;
-  const hn::RepartitionToWide<F> pairs;  // moves two floats at once
+  // 16-bit elements are moved two at a time, as the float they would be together.
+  constexpr int64_t kTogether = sizeof(float) / sizeof(T), kStep = 4 * kTogether;
   for (; r + kVector <= row1; r += kVector) {
     const T* HWY_RESTRICT from = rows + r * stride;
     float* HWY_RESTRICT to = at(r);
     int64_t x = 0;
-    for (; x + 4 <= dims; x += 4, from += 4) {
+    for (; x + kStep <= dims; x += kStep, from += kStep) {
       if (ahead) {
-        for (size_t line = 0; line < kVector * 4 * sizeof(T); line += kCacheLine) hwy::Prefetch(ahead + line);
-        ahead += kVector * 4 * sizeof(T);
+        for (int64_t line = 0; line < kVector * 16; line += kCacheLine) hwy::Prefetch(ahead + line);
+        ahead += kVector * 16;
       }
-      const VF a = Quads(d, from, 4 * stride), b = Quads(d, from + stride, 4 * stride);
-      const VF c = Quads(d, from + 2 * stride, 4 * stride), e = Quads(d, from + 3 * stride, 4 * stride);
-      const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));   // a0 b0 a1 b1 of each quad
-      const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));  // a2 b2 a3 b3
-      const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d, c, e));
-      const auto ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
-      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab_low, ce_low)), d, to + x * kPanel);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_low, ce_low)), d, to + (x + 1) * kPanel);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab_high, ce_high)), d, to + (x + 2) * kPanel);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high)), d, to + (x + 3) * kPanel);
+      VF columns[4];
+      Transpose(from, stride, columns);
+      for (int64_t c = 0; c < 4; ++c) StoreColumns(columns[c], from, to + (x + c * kTogether) * kPanel);
     }
     for (; x < dims; ++x, ++from)
       for (int64_t lane = 0; lane < kVector; ++lane) to[x * kPanel + lane] = WidenOne(from + lane * stride);

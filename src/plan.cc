@@ -100,24 +100,26 @@ void Plan::State::prepare(const Problem& p, int may_run) {
   // Blocks in a row, read without a pause, as long as there are enough pieces for all.
   const int64_t run = std::clamp<int64_t>(heads * blocks / (8 * workers), 1, 8);
   pieces.clear();
-  for (int64_t b = 0; b < p.B; ++b)
-    for (int64_t h = 0; h < p.Hkv; ++h) {
-      if (way == Way::heads) {
-        pieces.push_back({b, h, 0, 0});
-      } else if (way == Way::blocks) {
-        const Span keys = tiling.keys(b);
-        const int64_t first = keys.begin / kBlockKeys;
-        const int64_t end = std::max(first + 1, (keys.end + kBlockKeys - 1) / kBlockKeys);
-        for (int64_t x = first; x < end; x += run) pieces.push_back({b, h, x, std::min(end, x + run)});
-      } else {
-        // The heaviest tiles of a head first, so that the last pieces to be handed out are small.
-        const size_t first = pieces.size();
-        for (int64_t t = 0; t < tiling.tiles(); ++t) pieces.push_back({b, h, t, 0});
-        std::stable_sort(pieces.begin() + first, pieces.end(), [&](const Piece& x, const Piece& y) {
-          return tiling.tile(b, x.part).pairs > tiling.tile(b, y.part).pairs;
-        });
-      }
+  if (way == Way::heads) {
+    const int64_t some = std::clamp<int64_t>(heads / (8 * workers), 1, 8);
+    for (int64_t h = 0; h < heads; h += some) pieces.push_back({0, 0, h, std::min(heads, h + some)});
+  }
+  for (int64_t head = 0; head < heads && way != Way::heads; ++head) {
+    const int64_t b = head / p.Hkv, h = head % p.Hkv;
+    if (way == Way::blocks) {
+      const Span keys = tiling.keys(b);
+      const int64_t first = keys.begin / kBlockKeys;
+      const int64_t end = std::max(first + 1, (keys.end + kBlockKeys - 1) / kBlockKeys);
+      for (int64_t x = first; x < end; x += run) pieces.push_back({b, h, x, std::min(end, x + run)});
+    } else {
+      // The heaviest tiles of a head first, so that the last pieces to be handed out are small.
+      const size_t start = pieces.size();
+      for (int64_t t = 0; t < tiling.tiles(); ++t) pieces.push_back({b, h, t, 0});
+      std::stable_sort(pieces.begin() + start, pieces.end(), [&](const Piece& x, const Piece& y) {
+        return tiling.tile(b, x.part).pairs > tiling.tile(b, y.part).pairs;
+      });
     }
+  }
   done = std::make_unique<std::atomic<uint8_t>[]>(way == Way::tiles ? heads * blocks : 0);
   left = std::make_unique<std::atomic<int32_t>[]>(way == Way::blocks ? heads : 0);
   scratch = std::vector<Memory>(workers);

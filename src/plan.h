@@ -55,8 +55,11 @@ class Tiling {
 
   // The keys row x of batch b sees. No mask so far differs between heads.
   Span row(int64_t b, int64_t x) const {
-    return spans_.empty() ? Span{0, keys_} : spans_[(by_batch_ ? b * queries_ : 0) + x / group_];
+    return spans_.empty() ? Span{0, keys_} : spans_[(by_batch_ ? b * queries_ : 0) + query(x)];
   }
+  // Divisions are slow enough to show in short sequences.
+  int64_t query(int64_t x) const { return group_ == 1 ? x : x / group_; }
+  int64_t head(int64_t x) const { return group_ == 1 ? 0 : x % group_; }  // of the group
   // The hull of all keys that any row of batch b sees: what is outside is neither packed nor read.
   Span keys(int64_t b) const { return hulls_[by_batch_ ? b : 0]; }
 
@@ -89,14 +92,14 @@ class Memory {
 
 // How the forward pass shares its work.
 enum class Way {
-  heads,   // many heads: a piece is one KV head, packed where its worker keeps it in cache
+  heads,   // many heads: a piece is some KV heads, each packed where its worker keeps it in cache
   tiles,   // few heads: a piece is one tile; who first needs a block of keys packs it for all
   blocks,  // few rows: a piece is some blocks of keys with all rows; the partial sums are put together in order
 };
 
 struct Piece {
   int64_t b, hkv;
-  int64_t part, end;  // Way::tiles: the tile; Way::blocks: the blocks [part, end)
+  int64_t part, end;  // tiles: the tile; blocks: the blocks [part, end); heads: [part, end) of all batches' heads
 };
 
 // What heed::Plan keeps between calls.

@@ -318,13 +318,21 @@ HWY_INLINE float PowerOfTwo(float n) {
   return n >= -126.0f ? std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23) : 0.0f;
 }
 
-// 16 lanes to one number, always by the same tree.
+// 16 lanes to one number, always by the same tree: halves are added to halves.
 inline float SumLanes(const float* lanes) {
+#if HWY_TARGET == HWY_SCALAR
   float s[kLanes];
   std::copy(lanes, lanes + kLanes, s);
   for (int64_t step = kLanes / 2; step > 0; step /= 2)
     for (int64_t i = 0; i < step; ++i) s[i] += s[i + step];
   return s[0];
+#else
+  const hn::FixedTag<float, 4> d4;
+  const auto quad = [&](int64_t x) HWY_ATTR { return hn::LoadU(d4, lanes + 4 * x); };
+  HWY_ALIGN float s[4];
+  hn::Store(hn::Add(hn::Add(quad(0), quad(2)), hn::Add(quad(1), quad(3))), d4, s);
+  return (s[0] + s[2]) + (s[1] + s[3]);
+#endif
 }
 
 // ---- Softmax ----
