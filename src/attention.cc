@@ -16,7 +16,7 @@ void forward(const Attention& a, const Output& result) {
   Plan::State& plan = (a.plan ? *a.plan : once.emplace()).state();
   const InUse mark(plan);
   plan.prepare(p, workers(a.executor));
-  forward_pass(p, plan, result);
+  plan.way == Way::blocks ? decode_pass(p, plan, result) : forward_pass(p, plan, result);
 }
 
 void backward(const Attention& a, const Incoming& in, const Gradients& gradients) {

@@ -6,8 +6,11 @@
 
 namespace heed {
 
-// out and lse of forward(); forward.cc.
+// out and lse of forward() when the plan shares heads or tiles; forward.cc.
 void forward_pass(const Problem& p, Plan::State& plan, const Output& result);
+
+// The same when it shares blocks of keys; decode.cc.
+void decode_pass(const Problem& p, Plan::State& plan, const Output& result);
 
 // Gradients of backward(); f32 only. backward.cc.
 void backward_pass(const Problem& p, const Incoming& in, const Gradients& gradients);

@@ -248,10 +248,11 @@ inline Span Common(const Span* spans, int64_t n) {
 template <bool kAhead = false, class B>
 inline void MultiplyGroup(const ProductOf<B>& t, int64_t row, int64_t n, const Span* spans, int64_t v0, int64_t v1) {
   const Span common = Common(spans + row, n);
-  bool even = !kAhead && std::is_same_v<B, float>;  // the others are not worth a kernel of their own
-  for (int64_t r = row; r < row + n; ++r) even &= spans[r].begin == common.begin && spans[r].end == common.end;
-  if constexpr (!kAhead && std::is_same_v<B, float>)
-    if (even) return StripOf<false, false>(n, t, row, common, nullptr, v0, v1);
+  if constexpr (!kAhead) {  // few rows are not worth a kernel of their own for spans that are equal
+    bool equal = true;
+    for (int64_t r = row; r < row + n; ++r) equal &= spans[r].begin == common.begin && spans[r].end == common.end;
+    if (equal) return StripOf<false, false>(n, t, row, common, nullptr, v0, v1);
+  }
   StripOf<false, true, kAhead>(n, t, row, common, spans, v0, v1);
 }
 

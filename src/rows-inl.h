@@ -1,0 +1,300 @@
+// A group of query rows against a block of keys: score, weigh, gather. What forward.cc and decode.cc are made of.
+// Per-target code.
+//
+// Rows of a KV head are x = query * group + head of the group (Tiling). Every row carries what it has summed so far:
+// o[Dv], 16 lanes of weights, and m, the running maximum as a whole power of two.
+#if defined(HEED_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HEED_ROWS_INL_H_
+#undef HEED_ROWS_INL_H_
+#else
+#define HEED_ROWS_INL_H_
+#endif
+
+#include <cmath>
+#include <limits>
+
+#include "hwy/highway.h"
+#include "pack-inl.h"
+#include "score-inl.h"
+#include "tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace heed {
+namespace HWY_NAMESPACE {
+
+// One block of keys as the kernel reads it.
+struct Block {
+  int64_t key0, keys;
+  const float* k;  // panels (PackPanels)
+  // V: element x of key j at v[x / kPanel * v_strip + j * row + x % kPanel], where row is v_row, or v_last in the last
+  // strip if that is narrower. Packed as f32, or where it lies in the problem's dtype.
+  const void* v;
+  int64_t v_row, v_strip, v_last;
+};
+
+// A group of rows against one block: the rows' keys relative to the block, and the whole groups of 16 keys around them.
+struct Sight {
+  Span spans[kGroup];
+  int64_t first = 0, width = 0;  // 0: no row sees anything
+};
+
+// What rows have summed so far.
+struct Sums {
+  float *o, *lanes, *m;  // [rows][padded], [rows][kLanes], [rows]
+};
+
+// A problem with what every piece of it needs. T: what q, k, v and out hold.
+template <class T>
+struct Rows {
+  const Problem& p;
+  Plan::State& plan;
+  const Output& result;
+  int64_t padded = round_up(p.Dv, kLanes);
+  float scale2 = static_cast<float>(p.scale * 1.44269504088896340736);
+  // V whose rows are short, whole vectors is read where it lies; with long rows between the strips of a panel, or with
+  // other tensors between its rows, it is faster packed. For few rows packing never pays.
+  bool whole_v = padded == p.Dv, few_rows = plan.way == Way::blocks && plan.tiling.rows() <= 24;
+  bool v_in_place = whole_v && (few_rows || (std::is_same_v<T, float> && p.a.v.stride[2] <= 64));
+
+  const T* head(const ConstTensor& t, int64_t b, int64_t h) const {
+    return static_cast<const T*>(t.data) + b * t.stride[0] + h * t.stride[1];
+  }
+
+  // ---- Memory ----
+
+  int64_t rows_of_block(int64_t key0) const { return std::min(kBlockKeys, round_up(p.S - key0, kWidestPanel)); }
+  // Floats of a packed head; its block at key0 begins at key0 * (D + v_packed()).
+  int64_t v_packed() const { return v_in_place ? 0 : padded; }
+  int64_t packed_head() const { return round_up(p.S, kWidestPanel) * (p.D + v_packed()); }
+  int64_t sums_size(int64_t rows) const { return rows * (padded + kLanes + 1) + kLanes; }
+
+  Sums sums(float* memory, int64_t rows) const {
+    return {memory, memory + rows * padded, memory + rows * (padded + kLanes)};
+  }
+
+  // ---- Pack ----
+
+  Block block_at(int64_t b, int64_t hkv, int64_t key0, float* memory) const {
+    const int64_t rows = rows_of_block(key0), last = padded % kPanel == 0 ? kPanel : padded % kPanel;
+    Block block{key0, std::min(kBlockKeys, p.S - key0), memory, memory + rows * p.D, kPanel, rows * kPanel, last};
+    if (v_in_place) {
+      block.v_row = block.v_last = p.a.v.stride[2];
+      block.v_strip = kPanel;
+      block.v = head(p.a.v, b, hkv) + key0 * block.v_row;
+    }
+    return block;
+  }
+
+  // What rows of the batch see of the block, relative to it.
+  Span seen_of(int64_t b, int64_t key0) const {
+    const Span seen = plan.tiling.keys(b);
+    return {std::max(seen.begin, key0) - key0, std::min(seen.end, key0 + kBlockKeys) - key0};
+  }
+
+  void pack_k(int64_t b, int64_t hkv, int64_t key0, Span keys, float* memory, const char* ahead = nullptr) const {
+    const int64_t stride = p.a.k.stride[2];
+    PackPanels(head(p.a.k, b, hkv) + key0 * stride, stride, keys.begin, keys.end, p.D, memory, ahead);
+  }
+
+  // Strips of kPanel columns, the last one as wide as what is left; each starts at the block's first key.
+  void pack_v(int64_t b, int64_t hkv, int64_t key0, Span keys, float* memory) const {
+    const int64_t rows = rows_of_block(key0), stride = p.a.v.stride[2];
+    float* v = memory + rows * p.D;
+    for (int64_t x = 0; x < padded; x += kPanel, v += rows * kPanel) {
+      const int64_t width = std::min(kPanel, padded - x);
+      const T* from = head(p.a.v, b, hkv) + key0 * stride + x;
+      for (int64_t j = keys.begin; j < keys.end; ++j)
+        WidenRow(from + j * stride, std::min(width, p.Dv - x), width, 1.0f, v + j * width);
+    }
+  }
+
+  void pack(int64_t b, int64_t hkv, int64_t key0, float* memory) const {
+    const Span seen = seen_of(b, key0);
+    if (seen.begin >= seen.end) return;
+    pack_k(b, hkv, key0, seen, memory);
+    if (!v_in_place) pack_v(b, hkv, key0, seen, memory);
+  }
+
+  // ---- Tile ----
+
+  // Row x of the head's queries, and what its scores start from.
+  int64_t query(int64_t x) const { return plan.tiling.query(x); }
+  int64_t head_of(int64_t hkv, int64_t x) const { return hkv * p.group + plan.tiling.head(x); }
+
+  // Queries of rows [row0, row1) as f32 in one piece; for dot scores scaled, so that scores come out in powers of two.
+  void gather_queries(int64_t b, int64_t hkv, int64_t row0, int64_t row1, float* to) const {
+    const float factor = p.a.score == Score::dot ? scale2 : 1.0f;
+    for (int64_t x = row0; x < row1; ++x, to += p.D) {
+      const T* from = head(p.a.q, b, head_of(hkv, x)) + query(x) * p.a.q.stride[2];
+      const int64_t whole = p.D / kVector * kVector;
+      WidenRow(from, whole, whole, factor, to);
+      for (int64_t d = whole; d < p.D; ++d) to[d] = WidenOne(from + d) * factor;
+    }
+  }
+
+  // w of every head of the group in powers of two (additive scores); returns [group][D], or nullptr.
+  const float* scale_w(int64_t hkv, float* to) const {
+    if (!p.a.w.data) return nullptr;
+    for (int64_t g = 0; g < p.group; ++g) {
+      const int64_t h = p.a.w.shape[1] == 1 ? 0 : hkv * p.group + g;
+      const T* from = static_cast<const T*>(p.a.w.data) + h * p.a.w.stride[1];
+      for (int64_t x = 0; x < p.D; ++x) to[g * p.D + x] = WidenOne(from + x) * scale2;
+    }
+    return to;
+  }
+
+  // The bias of row x from key j on, as f32: where it lies, or widened into `buffer` for the keys of the span.
+  const float* bias_of(int64_t b, int64_t hkv, int64_t x, int64_t j, Span span, float* buffer) const {
+    const ConstTensor& t = p.a.bias;
+    if (!t.data) return nullptr;
+    const int64_t h = head_of(hkv, x), i = query(x);
+    const int64_t at = (t.shape[0] == 1 ? 0 : b * t.stride[0]) + (t.shape[1] == 1 ? 0 : h * t.stride[1]) +
+                       (t.shape[2] == 1 ? 0 : i * t.stride[2]) + (t.shape[3] == 1 ? 0 : j);
+    if (t.dtype == DType::f32) return static_cast<const float*>(t.data) + at;
+    const T* from = static_cast<const T*>(t.data) + at;
+    if (t.shape[3] == 1)
+      buffer[0] = WidenOne(from);
+    else
+      WidenRow(from + span.begin, span.end - span.begin, span.end - span.begin, 1.0f, buffer + span.begin);
+    return buffer;
+  }
+
+  // Working memory of one group of rows.
+  struct Group {
+    HWY_ALIGN float s[kGroup * kBlockKeys];  // scores, then weights
+    HWY_ALIGN float bias[kBlockKeys];
+  };
+
+  // What rows [x, x + n) of the head see of the block.
+  Sight look(int64_t b, int64_t x, int64_t n, const Block& block) const {
+    Sight sight;
+    Span hull{block.keys, 0};
+    for (int64_t r = 0; r < n; ++r) {
+      const Span row = plan.tiling.row(b, x + r);
+      Span& span = sight.spans[r];
+      span = {std::clamp<int64_t>(row.begin - block.key0, 0, block.keys),
+              std::clamp<int64_t>(row.end - block.key0, 0, block.keys)};
+      if (span.begin >= span.end)
+        span = {0, 0};
+      else
+        hull = {std::min(hull.begin, span.begin), std::max(hull.end, span.end)};
+    }
+    if (hull.begin >= hull.end) return sight;
+    sight.first = hull.begin / kLanes * kLanes;
+    sight.width = round_up(hull.end, kLanes) - sight.first;
+    return sight;
+  }
+
+  // 1. Score: rows [x, x + n) against the block's keys [begin, end), whole groups of 16, into s[r][key]. q: of row x.
+  template <class ScoreOf, bool kAhead = false>
+  void score(int64_t x, int64_t n, const float* q, const float* w, const float* k, int64_t begin, int64_t end, float* s,
+             const char* ahead = nullptr) const {
+    const int64_t v0 = begin / kVector, v1 = end / kVector;
+    if constexpr (std::is_same_v<ScoreOf, DotScore>) {
+      Product t{q, p.D, k, kPanel, p.D * kPanel, s, kBlockKeys};
+      t.ahead = ahead;
+      StripOf<false, false, kAhead>(n, t, 0, {0, p.D}, nullptr, v0, v1);
+    } else {
+      for (int64_t r = 0; r < n; ++r)
+        ScoreOf::Scores({q, p.D, k, p.D, w + plan.tiling.head(x + r) * p.D}, r, 1, v0, v1, s + r * kBlockKeys + begin);
+    }
+  }
+
+  // 2. Weigh: scores become weights; factor[r] is what the row's older sums are to be multiplied by.
+  void weigh(int64_t b, int64_t hkv, int64_t x, int64_t n, const Block& block, const Sight& sight, float* s,
+             float* bias, const Sums& sums, float* factor) const {
+    Finish finish{1, static_cast<float>(p.a.softcap) * kLog2e};
+    if (p.a.bias.shape[3] == 1) finish.bias_stride = 0;
+    // Row after row in two walks, so that the long way from a row to its maximum is not waited for.
+    s += sight.first;
+    for (int64_t r = 0; r < n; ++r) {
+      const Span span{sight.spans[r].begin - sight.first, sight.spans[r].end - sight.first};
+      factor[r] = 1.0f;
+      if (span.begin >= span.end) continue;  // its scores are not looked at, no value is added
+      finish.bias = bias_of(b, hkv, x + r, block.key0 + sight.first, span, bias);
+      FinishScores(s + r * kBlockKeys, span, sight.width, finish);
+      const float m = std::max(sums.m[r], std::ceil(MaxOfRow(s + r * kBlockKeys, sight.width)));
+      factor[r] = PowerOfTwo(sums.m[r] - m);
+      sums.m[r] = m;
+    }
+    for (int64_t r = 0; r < n; ++r)
+      if (sight.spans[r].begin < sight.spans[r].end)
+        ExpRow(s + r * kBlockKeys, sight.width, sums.m[r], factor[r], sums.lanes + r * kLanes);
+  }
+
+  // 3. Gather: each row's own keys. V: what block.v holds.
+  template <class V, bool kAhead = false>
+  void gather(int64_t n, const Block& block, const Sight& sight, const float* s, const Sums& sums, const float* factor,
+              const char* ahead = nullptr) const {
+    const int64_t whole = padded / kPanel * kPanel;
+    const V* v = static_cast<const V*>(block.v);
+    ProductOf<V> t{s, kBlockKeys, v, block.v_row, block.v_strip, sums.o, padded, factor};
+    t.ahead = ahead;
+    MultiplyGroup<kAhead>(t, 0, n, sight.spans, 0, whole / kVector);
+    if (whole == padded) return;
+    t.b = v + whole / kPanel * block.v_strip;
+    t.b_k = block.v_last;
+    t.c = sums.o + whole;
+    MultiplyGroup<kAhead>(t, 0, n, sight.spans, 0, (padded - whole) / kVector);
+  }
+
+  void start(const Sums& sums, int64_t rows) const {
+    std::fill(sums.o, sums.o + rows * (padded + kLanes), 0.0f);
+    std::fill(sums.m, sums.m + rows, kFloor);
+  }
+
+  // Rows [row0, row1) are done: out and lse.
+  void finish(int64_t b, int64_t hkv, int64_t row0, int64_t row1, const Sums& sums) const {
+    const F d;
+    const Tensor &out = result.out, &lse = result.lse;
+    for (int64_t x = row0; x < row1; ++x) {
+      const int64_t r = x - row0, h = head_of(hkv, x), i = query(x);
+      T* to = static_cast<T*>(out.data) + b * out.stride[0] + h * out.stride[1] + i * out.stride[2];
+      const float sum = SumLanes(sums.lanes + r * kLanes);
+      const bool sees = sum != 0.0f;  // NaN sees too
+      const float inverse = sees ? 1.0f / sum : 0.0f;
+      const float* o = sums.o + r * padded;
+      const VF by = hn::Set(d, inverse);
+      int64_t e = 0;
+      for (; e + kVector <= p.Dv; e += kVector) Narrow(hn::Mul(hn::LoadU(d, o + e), by), d, to + e);
+      for (; e < p.Dv; ++e) NarrowOne(o[e] * inverse, to + e);
+      if (lse.data)
+        static_cast<float*>(lse.data)[b * lse.stride[0] + h * lse.stride[1] + i * lse.stride[2]] =
+            sees ? static_cast<float>((sums.m[r] + std::log2(static_cast<double>(sum))) * kLn2)
+                 : -std::numeric_limits<float>::infinity();
+    }
+  }
+
+  // ---- Working memory ----
+
+  struct Scratch {
+    Group* group;
+    float *packed, *q, *w, *sums;
+  };
+
+  Scratch scratch(int worker, int64_t packed, int64_t rows) const {
+    const int64_t group = sizeof(Group) / sizeof(float), q = round_up(rows * p.D, kLanes);
+    const int64_t w = p.a.w.data ? round_up(p.group * p.D, kLanes) : 0;
+    float* memory = plan.scratch[worker].floats(group + packed + q + w + sums_size(rows));
+    return {reinterpret_cast<Group*>(memory), memory + group, memory + group + packed, memory + group + packed + q,
+            memory + group + packed + q + w};
+  }
+};
+
+// Calls f with Rows for the problem's dtype.
+template <class F>
+void WithRows(const Problem& p, Plan::State& plan, const Output& result, F&& f) {
+  switch (p.a.q.dtype) {
+    case DType::f16:
+      return f(Rows<hwy::float16_t>{p, plan, result});
+    case DType::bf16:
+      return f(Rows<hwy::bfloat16_t>{p, plan, result});
+    default:
+      return f(Rows<float>{p, plan, result});
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace heed
+HWY_AFTER_NAMESPACE();
+#endif  // toggle
