@@ -1,0 +1,145 @@
+"""Verdicts and tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from contest import Cell
+from probes import Samples
+from workloads import Workload
+
+
+@dataclass
+class Verdict:
+    share: float | None  # of the floor, in our best round
+    ratio: float | None  # the best peer's median over ours
+    best_peer: str
+    got: str
+    wanted: str
+    holds: bool | None  # None: cannot be told
+
+
+def best_peer(cells: dict[str, Cell]) -> str:
+    timed = {p: c.median for p, c in cells.items() if p != "heed" and c.median}
+    return min(timed, key=lambda p: timed[p]) if timed else ""
+
+
+def _share(w: Workload, cells: dict[str, dict[str, Cell]], samples: dict[int, Samples], threads: int) -> float | None:
+    ours = cells.get(w.row, {}).get("heed")
+    probe = samples.get(w.threads or threads)
+    if not ours or not ours.best or not probe:
+        return None
+    return w.floor(probe.peak(), probe.bandwidth()) / ours.best
+
+
+def judge(
+    w: Workload,
+    rows: dict[str, Workload],
+    cells: dict[str, dict[str, Cell]],
+    samples: dict[int, Samples],
+    threads: int,
+) -> Verdict:
+    ours = cells[w.row].get("heed", Cell())
+    share = _share(w, cells, samples, threads)
+    peer = best_peer(cells[w.row])
+    theirs = cells[w.row][peer].median if peer else None
+    ratio = theirs / ours.median if theirs and ours.median else None
+    got, wanted, held = [], [], []
+
+    def promise(target: float | None, value: float | None, text: str, want: str, holds: bool) -> None:
+        if target is None:
+            return
+        wanted.append(want)
+        got.append(text if value is not None else "?")
+        held.append(holds if value is not None else None)
+
+    promise(w.share, share, f"{share or 0:.1%}", f"≥ {w.share or 0:.0%}", (share or 0) >= (w.share or 0))
+    other = cells.get(w.of_row, {}).get("heed", Cell())
+    speed = other.median / ours.median if other.median and ours.median else None
+    promise(w.speed, speed, f"{speed or 0:.2f} of {w.of_row}", f"≥ {w.speed}", (speed or 0) >= (w.speed or 0))
+    if w.points is not None:
+        base = _share(rows[w.of_row], cells, samples, threads) if w.of_row in rows else None
+        apart = share - base if share is not None and base is not None else None
+        promise(
+            w.points,
+            apart,
+            f"{share or 0:.1%}, {100 * (apart or 0):+.1f} points",
+            f"± {100 * w.points:.0f}",
+            abs(apart or 0) <= w.points,
+        )
+    micro = ours.median * 1e6 if ours.median else None
+    promise(w.microseconds, micro, f"{micro or 0:.2f} µs", f"≤ {w.microseconds or 0:g} µs", (micro or 9e9) <= (w.microseconds or 0))
+    if w.ratio is not None:
+        held.append(ratio >= w.ratio if ratio is not None else None)
+    holds: bool | None = None
+    if not ours.median or False in held:
+        holds = False
+    elif None not in held:
+        holds = True
+    return Verdict(share, ratio, peer, ", ".join(got), ", ".join(wanted), holds)
+
+
+def _ms(seconds: float | None) -> str:
+    if not seconds:
+        return "-"
+    ms = seconds * 1e3
+    return f"{ms:.4f}" if ms < 0.1 else f"{ms:.3f}" if ms < 10 else f"{ms:.1f}" if ms < 1000 else f"{ms:.0f}"
+
+
+def _error(cell: Cell) -> str:
+    return f"{cell.error:.0e}".replace("e-0", "e-") if cell.error is not None else "-"
+
+
+def lines(table: list[list[str]], left: int) -> list[str]:
+    """Columns as wide as their widest cell; the first `left` are aligned on the left, the rest on the right."""
+    widths = [max(len(row[c]) for row in table) for c in range(len(table[0]))]
+
+    def line(row: list[str]) -> str:
+        cells = [t.ljust(n) if c < left or c == len(row) - 1 else t.rjust(n) for c, (t, n) in enumerate(zip(row, widths))]
+        return "  ".join(cells).rstrip()
+
+    return [line(table[0]), "-" * (sum(widths) + 2 * len(widths) - 2), *map(line, table[1:])]
+
+
+def promises(rows: list[Workload], cells: dict[str, dict[str, Cell]], verdicts: dict[str, Verdict]) -> list[str]:
+    table = [["row", "B, H, L, S, D", "Heed ms", "reached", "target", "best peer", "its ms", "ratio", "target", "errors", ""]]
+    for w in rows:
+        v, ours = verdicts[w.row], cells[w.row].get("heed", Cell())
+        theirs = cells[w.row].get(v.best_peer, Cell())
+        word = "-" if ours.why_not and not ours.medians else ""
+        holds = {True: "holds", False: "falls short", None: "cannot be told"}[v.holds]
+        reached = v.got or (f"{v.share:.1%}" if v.share else "-")
+        table.append(
+            [
+                w.row,
+                w.what,
+                word or _ms(ours.median),
+                reached,
+                v.wanted,
+                v.best_peer or "-",
+                _ms(theirs.median),
+                f"{v.ratio:.2f}" if v.ratio else "-",
+                f"≥ {w.ratio:g}" if w.ratio else "",
+                f"{_error(ours)} {_error(theirs)}",
+                holds if not ours.why_not else f"falls short: {ours.why_not}",
+            ]
+        )
+    return lines(table, 2)
+
+
+def all_times(rows: list[Workload], cells: dict[str, dict[str, Cell]], peers: list[str]) -> list[str]:
+    table = [["ms", *peers]]
+    for w in rows:
+        if not w.alone:
+            table.append([w.row, *(_ms(cells[w.row].get(p, Cell()).median) for p in peers)])
+    return lines([row + [""] for row in table], 1) if len(table) > 1 else []
+
+
+def reasons(rows: list[Workload], cells: dict[str, dict[str, Cell]]) -> list[str]:
+    """Each reason for a "-" once, with the rows it is for."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for w in rows:
+        for peer, cell in cells[w.row].items():
+            if cell.why_not:
+                where.setdefault((peer, cell.why_not), []).append(w.row)
+    return [f"{peer} on {', '.join(names)}: {why}" for (peer, why), names in where.items()]
