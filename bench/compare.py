@@ -22,7 +22,9 @@ from probes import Probes
 from workloads import BY_NAME, ROWS, SELFTEST, Workload
 
 HERE = Path(__file__).parent
-ROUNDS_A_VISIT = 4  # a row is visited again later in a long run, so that one bad minute does not spoil all of its rounds
+ROUNDS_A_VISIT = (
+    4  # a row is visited again later in a long run, so that one bad minute does not spoil all of its rounds
+)
 
 
 def say(text: str) -> None:
@@ -50,7 +52,7 @@ def install(packages: list[str]) -> str:
         return ""
     print(f"==> Installing {' '.join(wanted)}", flush=True)
     command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
     return (errors or [f"pip ended with status {done.returncode}"])[-1] if done.returncode else ""
 
@@ -103,7 +105,7 @@ def groups(rows: list[Workload]) -> list[list[Workload]]:
 
 
 def selftest(children: dict[str, Child], scratch: Path, threads: int) -> int:
-    contest = Contest(children, None, scratch, threads, say)
+    contest = Contest(children, None, scratch, threads, say, quick=True)
     contest.check(SELFTEST)
     contest.drop(SELFTEST)
     say("")
@@ -111,7 +113,9 @@ def selftest(children: dict[str, Child], scratch: Path, threads: int) -> int:
     bad = 0
     for w in SELFTEST:
         cells = contest.cells[w.row]
-        table.append([w.what, *(f"{c.error:.0e}" if c.error is not None and not c.why_not else "-" for c in cells.values())])
+        table.append(
+            [w.what, *(f"{c.error:.0e}" if c.error is not None and not c.why_not else "-" for c in cells.values())]
+        )
         bad += sum(c.why_not.startswith("off by") for c in cells.values())
     print(*report.lines([row + [""] for row in table], 1), "", sep="\n")
     print(*report.reasons(SELFTEST, contest.cells), sep="\n")
@@ -160,13 +164,13 @@ def main() -> int:
             if o.selftest:
                 return selftest(children, Path(scratch), o.threads)
             probes = Probes(Path(os.environ["HEED_PROBES"]), 0.01 if o.quick else 0.03)
-            contest = Contest(children, probes, Path(scratch), o.threads, say)
+            contest = Contest(children, probes, Path(scratch), o.threads, say, o.quick, 1 if o.quick else 3)
             left = rounds
             while left > 0:
                 visit = min(left, ROUNDS_A_VISIT)
                 for group in groups(rows):
                     contest.check(group)
-                    contest.time(group, visit, 0.03 if o.quick else 0.05, 1 if o.quick else 3)
+                    contest.time(group, visit, 0.03 if o.quick else 0.05)
                     contest.drop(group)
                 left -= visit
     finally:
@@ -174,21 +178,13 @@ def main() -> int:
             child.stop()
     say("")
 
-    load = (load, machine.load())
-    verdicts = {w.row: report.judge(w, BY_NAME, contest.cells, probes.samples, o.threads) for w in rows}
+    loads = (load, machine.load())
     about = machine.describe()
-    sample = probes.samples[max(probes.samples)]
-    peaks = ", ".join(f"{n} {max(s) / 1e9:.1f}" for n, s in sample.fma.items())
+    verdicts = {w.row: report.judge(w, BY_NAME, contest.cells, probes.samples, o.threads) for w in rows}
     idle = {n: c.busy / c.waited for n, c in children.items() if c.waited}
-    head = [
-        f"{about['cpu']} (family, model {about['family, model']}), {about['cores']} cores"
-        f"{', virtual' if about['virtual'] else ''}; {o.threads} threads; {began}; {rounds} rounds"
-        f"{', QUICK: for a look, not for the record' if o.quick else ''}",
-        f"load {load[0]:.2f} at the start, {load[1]:.2f} at the end; best of all rounds: peak {sample.peak() / 1e9:.1f} GFLOP/s"
-        f" ({peaks}), L1-resident tile {sample.best_tile() / sample.peak():.0%} of it, reading {sample.bandwidth() / 1e9:.1f} GB/s",
-    ]
-    head += [f"{n} kept {share:.0%} of a core busy while others were timed" for n, share in idle.items() if share > 0.02]
-    print(*head, "", *report.promises(rows, contest.cells, verdicts), "", sep="\n")
+    run = f"{o.threads} threads; {began}; {rounds} rounds{', QUICK: for a look, not for the record' if o.quick else ''}"
+    print(*report.header(about, run, loads, probes.samples, idle), "", sep="\n")
+    print(*report.promises(rows, contest.cells, verdicts), "", sep="\n")
     print(*report.all_times(rows, contest.cells, list(children)), "", sep="\n")
     print(*report.reasons(rows, contest.cells), "", sep="\n")
 
@@ -210,7 +206,7 @@ def main() -> int:
             "rounds": rounds,
             "threads": o.threads,
             "machine": about,
-            "load": load,
+            "load": loads,
             "heed_target": os.environ.get("HEED_TARGET", ""),
             "peers": {n: c.hello | {"idle_share_of_a_core": idle.get(n)} for n, c in children.items()},
             "gone": contest.gone,

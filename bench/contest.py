@@ -8,9 +8,10 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ PEERS: dict[str, tuple[list[str], list[str]]] = {
     "heed": (["peers.heed"], []),
     "torch": (["peers.torch_sdpa", "--way", "fused"], ["torch"]),
     "torch-math": (["peers.torch_sdpa", "--way", "math"], ["torch"]),
+    "torch-flex": (["peers.torch_flex"], ["torch"]),
     "torch-unfused": (["peers.torch_unfused"], ["torch"]),
     "ort-mha": (["peers.onnxruntime", "--way", "mha"], ["onnxruntime", "onnx"]),
     "ort-gqa": (["peers.onnxruntime", "--way", "gqa"], ["onnxruntime", "onnx"]),
@@ -35,6 +37,12 @@ PEERS: dict[str, tuple[list[str], list[str]]] = {
 # the last place of a number of up to 5 RMS (2^-12 and 2^-9 of it), and weights may be rounded before the second product:
 # four times that. In f32 what counts is thousands of additions and a fast exp; bf16 in disguise is off by 1e-2.
 BOUND = {"f32": 1e-4, "f16": 1e-2, "bf16": 8e-2}
+
+# In a quick run these peers are asked only where they could be the best: FlexAttention compiles for seconds a row and is
+# alone in fusing windows and softcap; the others compute all L x S scores, which takes them seconds on the long rows.
+QUICK_SPECIAL = {"torch-flex"}
+QUICK_SHORT = {"torch-math", "torch-unfused", "ort-mha", "ort-attention", "openvino", "jax"}
+QUICK_SCORES = 1 << 26
 
 PATIENCE = 300.0  # seconds for one answer
 PAUSE = 0.005  # seconds between turns: idle threads of the last peer go to sleep
@@ -144,6 +152,8 @@ class Contest:
     scratch: Path
     threads: int
     say: Callable[[str], None]
+    quick: bool = False
+    patience: int = 3  # rounds that every peer runs, however slow
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)  # row, peer
     gone: dict[str, str] = field(default_factory=dict)
 
@@ -156,10 +166,21 @@ class Contest:
             self.gone[peer] = str(e)
             return {"failed": str(e)}
 
+    def _left_out(self, peer: str, w: Workload) -> str:
+        if not self.quick:
+            return ""
+        if peer in QUICK_SHORT and w.Hq * w.L * w.S > QUICK_SCORES:
+            return "left out of quick runs: it forms all L x S scores"
+        if peer in QUICK_SPECIAL and not (w.window or w.softcap):
+            return "left out of quick runs: it compiles for seconds"
+        return ""
+
     def _ready(self, peer: str, w: Workload, truth: np.ndarray) -> None:
         """Prepares the row in that peer and compares its result; the cell then says whether it may be timed."""
         cell = self.cells[w.row].setdefault(peer, Cell())
-        cell.why_not = ""
+        cell.why_not = cell.why_not or self._left_out(peer, w)
+        if cell.why_not or self._beaten(peer, w):
+            return
         answer = self._ask(peer, "prepare", w.row)
         cell.how = answer.get("how", "")
         if not answer.keys() & {"cannot", "failed"}:
@@ -174,6 +195,15 @@ class Contest:
                 cell.why_not = f"off by {cell.error:.1e} of the output's RMS, more than {BOUND[w.dtype]:g}"
         if cell.why_not:
             self._ask(peer, "drop", w.row)
+
+    def _beaten(self, peer: str, w: Workload) -> bool:
+        """After a few rounds a peer that takes twice the time of the best one stops running the row: its time cannot
+        matter any more."""
+        cells = self.cells[w.row]
+        median = cells[peer].median
+        if peer == "heed" or median is None or len(cells[peer].medians) < self.patience:
+            return False
+        return median > 2 * min(c.median for p, c in cells.items() if p != "heed" and c.median)
 
     def check(self, rows: list[Workload]) -> None:
         for w in rows:
@@ -190,9 +220,8 @@ class Contest:
                 if not cell.why_not:
                     self._ask(peer, "drop", w.row)
 
-    def time(self, rows: list[Workload], rounds: int, seconds: float, patience: int) -> None:
-        """Rounds in which every peer does every row once. After `patience` rounds of a row, a peer that takes twice the
-        time of the best one stops running it: its time cannot matter any more."""
+    def time(self, rows: list[Workload], rounds: int, seconds: float) -> None:
+        """Rounds in which every peer does every row once."""
         for r in range(rounds):
             self.say(f"{', '.join(w.row for w in rows)}: round {r + 1} of {rounds}")
             if self.probes:
@@ -200,13 +229,10 @@ class Contest:
                     self.probes.sample(threads)
             for w in rows:
                 cells = self.cells[w.row]
-                others = [c.median for p, c in cells.items() if p != "heed" and c.median]
                 order = list(cells)
                 for peer in order[r % len(order) :] + order[: r % len(order)]:
                     cell = cells[peer]
-                    if cell.why_not:
-                        continue
-                    if peer != "heed" and len(cell.medians) >= patience and cell.median > 2 * min(others):
+                    if cell.why_not or self._beaten(peer, w):
                         continue
                     answer = self._ask(peer, "time", w.row, seconds=seconds)
                     if "median" not in answer:

@@ -21,8 +21,8 @@ def _field(file: str, name: str) -> str:
 def describe() -> dict[str, object]:
     caches = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        read = lambda name: (index / name).read_text().strip()  # noqa: E731
-        caches[f"L{read('level')} {read('type').lower()}"] = read("size")
+        level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        caches[f"L{level} {kind.lower()}"] = size
     return {
         "cpu": _field("/proc/cpuinfo", "model name"),
         "family, model": f"{_field('/proc/cpuinfo', 'cpu family')}, {_field('/proc/cpuinfo', 'model')}",

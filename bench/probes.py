@@ -7,12 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NO_FMA = {"SSE4", "EMU128", "SCALAR"}
-WALKS = [
-    (streams, ahead, alternate)
-    for alternate in (0, 1)
-    for streams in (1, 2, 4)
-    for ahead in (0, 256, 1024, 4096)
-]
+WALKS = [(streams, ahead, alternate) for alternate in (0, 1) for streams in (1, 2, 4) for ahead in (0, 256, 1024, 4096)]
 
 
 @dataclass
@@ -39,7 +34,7 @@ class Probes:
             getattr(self.lib, f"heed_bench_{name}").restype = c.c_double
         self.lib.heed_bench_fma.argtypes = self.lib.heed_bench_tile.argtypes = [c.c_int, c.c_int, c.c_double]
         self.lib.heed_bench_read.argtypes = [c.c_int, c.c_double, c.c_int, c.c_int, c.c_int]
-        names = []
+        names: list[str] = []
         while name := self.lib.heed_bench_target(len(names)):
             names.append(name.decode())
         self.targets = {n: i for i, n in enumerate(names) if n not in NO_FMA} or {names[0]: 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from contest import Cell
@@ -44,37 +45,42 @@ def judge(
     peer = best_peer(cells[w.row])
     theirs = cells[w.row][peer].median if peer else None
     ratio = theirs / ours.median if theirs and ours.median else None
-    got, wanted, held = [], [], []
+    micro = ours.median * 1e6 if ours.median else None
+    other = cells.get(w.of_row, {}).get("heed", Cell()).median
+    speed = other / ours.median if other and ours.median else None
+    base = _share(rows[w.of_row], cells, samples, threads) if w.of_row else None
+    apart = share - base if share is not None and base is not None else None
 
-    def promise(target: float | None, value: float | None, text: str, want: str, holds: bool) -> None:
+    got, wanted, kept = [], [], []
+
+    def promise(
+        target: float | None, want: str, value: float | None, text: Callable[[float], str], keeps: bool
+    ) -> None:
         if target is None:
             return
-        wanted.append(want)
-        got.append(text if value is not None else "?")
-        held.append(holds if value is not None else None)
+        wanted.append(want.format(target))
+        got.append("?" if value is None else text(value))
+        kept.append(None if value is None else keeps)
 
-    promise(w.share, share, f"{share or 0:.1%}", f"≥ {w.share or 0:.0%}", (share or 0) >= (w.share or 0))
-    other = cells.get(w.of_row, {}).get("heed", Cell())
-    speed = other.median / ours.median if other.median and ours.median else None
-    promise(w.speed, speed, f"{speed or 0:.2f} of {w.of_row}", f"≥ {w.speed}", (speed or 0) >= (w.speed or 0))
-    if w.points is not None:
-        base = _share(rows[w.of_row], cells, samples, threads) if w.of_row in rows else None
-        apart = share - base if share is not None and base is not None else None
-        promise(
-            w.points,
-            apart,
-            f"{share or 0:.1%}, {100 * (apart or 0):+.1f} points",
-            f"± {100 * w.points:.0f}",
-            abs(apart or 0) <= w.points,
-        )
-    micro = ours.median * 1e6 if ours.median else None
-    promise(w.microseconds, micro, f"{micro or 0:.2f} µs", f"≤ {w.microseconds or 0:g} µs", (micro or 9e9) <= (w.microseconds or 0))
+    def least(value: float | None, target: float | None) -> bool:
+        return value is not None and target is not None and value >= target
+
+    promise(w.share, "≥ {:.0%}", share, "{:.1%}".format, least(share, w.share))
+    promise(w.speed, "≥ {:g} of " + w.of_row, speed, "{:.2f}".format, least(speed, w.speed))
+    promise(
+        w.points,
+        f"{w.of_row}'s ± {{:.0%}}",
+        apart,
+        lambda x: f"{share:.1%}, {x:+.1%}",
+        least(w.points, abs(apart or 0)),
+    )
+    promise(w.microseconds, "≤ {:g} µs", micro, "{:.2f} µs".format, least(w.microseconds, micro))
     if w.ratio is not None:
-        held.append(ratio >= w.ratio if ratio is not None else None)
+        kept.append(None if ratio is None else ratio >= w.ratio)
     holds: bool | None = None
-    if not ours.median or False in held:
+    if not ours.median or False in kept:
         holds = False
-    elif None not in held:
+    elif None not in kept:
         holds = True
     return Verdict(share, ratio, peer, ", ".join(got), ", ".join(wanted), holds)
 
@@ -95,14 +101,40 @@ def lines(table: list[list[str]], left: int) -> list[str]:
     widths = [max(len(row[c]) for row in table) for c in range(len(table[0]))]
 
     def line(row: list[str]) -> str:
-        cells = [t.ljust(n) if c < left or c == len(row) - 1 else t.rjust(n) for c, (t, n) in enumerate(zip(row, widths))]
+        cells = [
+            t.ljust(n) if c < left or c == len(row) - 1 else t.rjust(n) for c, (t, n) in enumerate(zip(row, widths))
+        ]
         return "  ".join(cells).rstrip()
 
     return [line(table[0]), "-" * (sum(widths) + 2 * len(widths) - 2), *map(line, table[1:])]
 
 
+def header(
+    machine: dict[str, object],
+    run: str,
+    loads: tuple[float, float],
+    samples: dict[int, Samples],
+    idle: dict[str, float],
+) -> list[str]:
+    virtual = ", virtual" if machine["virtual"] else ""
+    out = [
+        f"{machine['cpu']} (family, model {machine['family, model']}), {machine['cores']} cores{virtual}; {run}",
+        f"load {loads[0]:.2f} at the start, {loads[1]:.2f} at the end; the probes' best rounds:",
+    ]
+    for threads, s in sorted(samples.items(), reverse=True):
+        peaks = ", ".join(f"{name} {max(rates) / 1e9:.1f}" for name, rates in s.fma.items())
+        out.append(
+            f"  {threads} thread{'s' if threads > 1 else ''}: peak {s.peak() / 1e9:.1f} GFLOP/s ({peaks}), "
+            f"L1-resident tile {s.best_tile() / s.peak():.0%} of it, reading {s.bandwidth() / 1e9:.1f} GB/s"
+        )
+    out += [f"{n} kept {x:.0%} of a core busy while others were timed" for n, x in idle.items() if x > 0.02]
+    return out
+
+
 def promises(rows: list[Workload], cells: dict[str, dict[str, Cell]], verdicts: dict[str, Verdict]) -> list[str]:
-    table = [["row", "B, H, L, S, D", "Heed ms", "reached", "target", "best peer", "its ms", "ratio", "target", "errors", ""]]
+    table = [
+        ["row", "B, H, L, S, D", "Heed ms", "reached", "target", "best peer", "its ms", "ratio", "target", "errors", ""]
+    ]
     for w in rows:
         v, ours = verdicts[w.row], cells[w.row].get("heed", Cell())
         theirs = cells[w.row].get(v.best_peer, Cell())

@@ -54,7 +54,7 @@ class Node(Run):
         per_copy: list[dict[str, np.ndarray]],
         outputs: dict[str, np.ndarray],
         order: list[str],
-        shared: dict[str, str] = {},  # output name -> the input whose memory it is
+        shared: dict[str, str],  # output name -> the input whose memory it is
         **attributes: object,
     ) -> None:
         name, domain, version = op
@@ -130,6 +130,7 @@ def mha(w: Workload, x: Inputs, session: ort.SessionOptions) -> Run:
         kv,
         {"out": np.empty_like(inputs["q"])},
         order,
+        {},
         num_heads=w.Hq,
         unidirectional=int(causal),
     )
@@ -166,7 +167,7 @@ def gqa(w: Workload, x: Inputs, session: ort.SessionOptions) -> Run:
         [{"past_k": k, "past_v": v} for k, v in copies(w, x.k, x.v)],
         {"out": np.empty_like(inputs["q"])},
         order,
-        shared={"present_k": "past_k", "present_v": "past_v"},
+        {"present_k": "past_k", "present_v": "past_v"},
         **attributes,
     )
     run.how = "GroupQueryAttention"
@@ -201,6 +202,7 @@ def attention(w: Workload, x: Inputs, session: ort.SessionOptions) -> Run:
         [{"k": k, "v": v} for k, v in copies(w, x.k, x.v)],
         {"out": np.empty_like(x.q)},
         order,
+        {},
         **attributes,
     )
     run.how = how

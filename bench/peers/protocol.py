@@ -21,7 +21,7 @@ import numpy as np
 from inputs import Inputs, checked_rows, make
 from workloads import BY_NAME, Workload
 
-SLOW = 0.4  # seconds; a call that takes longer is not warmed up again in each round, and is timed once
+SLOW = 1.5  # seconds; a call that takes longer is not warmed up again in each round
 
 
 class Cannot(Exception):
@@ -75,14 +75,17 @@ def copies(w: Workload, *arrays: np.ndarray) -> list[tuple[np.ndarray, ...]]:
 
 
 def _time(run: Run, seconds: float) -> dict[str, Any]:
+    """Untimed calls, then enough timed ones to fill that many seconds; a call that takes longer is timed once."""
     times: list[float] = []
-    if getattr(run, "slow", False):
-        times = run.seconds(1)
-    else:
-        last = run.seconds(2)[-1]
-        while len(times) < 3 or sum(times) < seconds:
+    if not getattr(run, "slow", False):
+        last = run.seconds(1)[0]
+        if last < seconds:
+            last = run.seconds(1)[0]
+        while sum(times) < seconds:
             times += run.seconds(max(1, min(10_000, int((seconds - sum(times)) / max(last, 1e-9)))))
             last = times[-1]
+    else:
+        times = run.seconds(1)
     run.slow = min(times) > SLOW  # type: ignore[attr-defined]
     return {"median": float(np.median(times)), "minimum": min(times), "calls": len(times)}
 
@@ -97,7 +100,7 @@ def _answer(peer: Peer, runs: dict[str, Run], ask: dict[str, Any]) -> dict[str, 
         start = time.perf_counter()
         runs[row].call(w.copies - 1)
         took = time.perf_counter() - start
-        runs[row].slow = took > 5 * SLOW  # type: ignore[attr-defined]
+        runs[row].slow = took > 2 * SLOW  # type: ignore[attr-defined]
         np.save(ask["to"], runs[row].result()[checked_rows(w)].astype(np.float64))
         return {"first": took}
     if ask["do"] == "time":
