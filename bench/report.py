@@ -69,9 +69,9 @@ def judge(
     promise(w.speed, "≥ {:g} of " + w.of_row, speed, "{:.2f}".format, least(speed, w.speed))
     promise(
         w.points,
-        f"{w.of_row}'s ± {{:.0%}}",
+        f"{w.of_row}'s ± {100 * (w.points or 0):g}",
         apart,
-        lambda x: f"{share:.1%}, {x:+.1%}",
+        lambda x: f"{share:.1%}, {100 * x:+.1f} points",
         least(w.points, abs(apart or 0)),
     )
     promise(w.microseconds, "≤ {:g} µs", micro, "{:.2f} µs".format, least(w.microseconds, micro))
