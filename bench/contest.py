@@ -66,6 +66,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                bufsize=0,
                 cwd=Path(__file__).parent,
                 env=os.environ | environment,
                 preexec_fn=lambda: os.sched_setaffinity(0, cores),
@@ -80,6 +81,11 @@ class Child:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def _ended(self) -> Gone:
+        status = self.process.wait()
+        words = self.log.read_text(errors="replace").strip().splitlines()
+        return Gone(f"ended with status {status}{': ' + words[-1][:200] if words else ''}")
+
     def read(self) -> dict[str, Any]:
         assert self.process.stdout
         deadline = time.monotonic() + PATIENCE
@@ -90,9 +96,7 @@ class Child:
                 raise Gone(f"gave no answer for {PATIENCE:g} s")
             got = os.read(self.process.stdout.fileno(), 1 << 16)
             if not got:
-                self.process.wait()
-                words = self.log.read_text(errors="replace").strip().splitlines()
-                raise Gone(words[-1][:200] if words else f"ended with status {self.process.returncode}")
+                raise self._ended()
             self._pending += got
         line, self._pending = self._pending.split(b"\n", 1)
         return json.loads(line)
@@ -104,13 +108,12 @@ class Child:
                 self.busy += self._spent() - self._ticks
                 self.waited += time.monotonic() - self._left
             self.process.stdin.write(json.dumps({"do": do, "row": row, **more}).encode() + b"\n")
-            self.process.stdin.flush()
             answer = self.read()
             time.sleep(PAUSE)
             self._left, self._ticks = time.monotonic(), self._spent()
             return answer
         except OSError as e:
-            raise Gone(str(e)) from e
+            raise self._ended() from e
 
     def stop(self, kill: bool = False) -> None:
         if kill:
