@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from contest import Cell
 from probes import Samples
 from workloads import Workload
@@ -124,8 +126,9 @@ def header(
     for threads, s in sorted(samples.items(), reverse=True):
         peaks = ", ".join(f"{name} {max(rates) / 1e9:.1f}" for name, rates in s.fma.items())
         out.append(
-            f"  {threads} thread{'s' if threads > 1 else ''}: peak {s.peak() / 1e9:.1f} GFLOP/s ({peaks}), "
-            f"L1-resident tile {s.best_tile() / s.peak():.0%} of it, reading {s.bandwidth() / 1e9:.1f} GB/s"
+            f"  {threads} thread{'s' if threads > 1 else ''}: peak {s.peak() / 1e9:.1f} GFLOP/s ({peaks}; "
+            f"median {np.median(max(s.fma.values(), key=max)) / 1e9:.1f}), L1-resident tile {s.best_tile() / s.peak():.0%} of it, reading {s.bandwidth() / 1e9:.1f} GB/s "
+            f"(median {np.median(s.read) / 1e9:.1f})"
         )
     out += [f"{n} kept {x:.0%} of a core busy while others were timed" for n, x in idle.items() if x > 0.02]
     return out

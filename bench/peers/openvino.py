@@ -45,7 +45,7 @@ def hints(w: Workload, threads: int) -> dict[str, object]:
 class Decode(Run):
     def __init__(self, w: Workload, x: Inputs, core: ov.Core, threads: int) -> None:
         self.w = w
-        self.how = "cache as state"
+        self.how = "cache as state" + (", f32 queries" if w.dtype == "f16" else "")
         kind = ov.Type.f32
         group = op.constant(np.ones((1, 1, w.Hq // w.Hkv, 1, 1), np.float32))
         q = op.parameter([-1, w.Hq, -1, w.D], kind)
