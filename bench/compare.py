@@ -175,6 +175,8 @@ def main() -> int:
                 left -= visit
     finally:
         for child in children.values():
+            child.close()
+        for child in children.values():
             child.stop()
     say("")
 

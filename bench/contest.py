@@ -115,11 +115,15 @@ class Child:
         except OSError as e:
             raise self._ended() from e
 
+    def close(self) -> None:
+        """Tells it that there is nothing more to do."""
+        assert self.process.stdin
+        self.process.stdin.close()
+
     def stop(self, kill: bool = False) -> None:
         if kill:
             self.process.kill()
-        if self.process.stdin:
-            self.process.stdin.close()
+        self.close()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:

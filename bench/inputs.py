@@ -6,7 +6,7 @@ Every process makes its own inputs from a counter-based generator, so that all s
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from functools import cached_property
 
 import ml_dtypes
 import numpy as np
@@ -17,37 +17,46 @@ NUMPY = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dt
 CHECKED_ROWS = 96
 
 
-@dataclass
 class Inputs:
-    q: np.ndarray  # [B, Hq, L, D]
-    k: np.ndarray  # [B, Hkv, S, D]
-    v: np.ndarray  # [B, Hkv, S, D]
-    bias: np.ndarray | None  # [1, Hq, L, S]
-    lengths: np.ndarray | None  # [B], int64
+    """A workload's arrays, each made when it is first asked for: a peer that cannot do the row asks for none."""
 
+    def __init__(self, w: Workload) -> None:
+        self.w = w
 
-def _generator(w: Workload, name: str) -> np.random.Generator:
-    shape = f"{name} {w.B} {w.Hq} {w.Hkv} {w.L} {w.S} {w.D}"
-    return np.random.Generator(np.random.Philox(key=zlib.crc32(shape.encode())))
+    def _generator(self, name: str) -> np.random.Generator:
+        w = self.w
+        shape = f"{name} {w.B} {w.Hq} {w.Hkv} {w.L} {w.S} {w.D}"
+        return np.random.Generator(np.random.Philox(key=zlib.crc32(shape.encode())))
 
+    def _normal(self, name: str, heads: int, length: int) -> np.ndarray:
+        x = self._generator(name).standard_normal((self.w.B, heads, length, self.w.D), dtype=np.float32)
+        return x.astype(NUMPY[self.w.dtype], copy=False)
 
-def make(w: Workload) -> Inputs:
-    def normal(name: str, heads: int, length: int) -> np.ndarray:
-        x = _generator(w, name).standard_normal((w.B, heads, length, w.D), dtype=np.float32)
-        return x.astype(NUMPY[w.dtype])
+    @cached_property
+    def q(self) -> np.ndarray:
+        return self._normal("q", self.w.Hq, self.w.L)
 
-    bias = None
-    if w.bias:
-        bias = _generator(w, "bias").random((1, w.Hq, w.L, w.S), dtype=np.float32)
-        bias -= 0.5
-        bias = bias.astype(NUMPY[w.dtype], copy=False)
-    return Inputs(
-        normal("q", w.Hq, w.L),
-        normal("k", w.Hkv, w.S),
-        normal("v", w.Hkv, w.S),
-        bias,
-        w.key_lengths().astype(np.int64) if w.padded else None,
-    )
+    @cached_property
+    def k(self) -> np.ndarray:
+        return self._normal("k", self.w.Hkv, self.w.S)
+
+    @cached_property
+    def v(self) -> np.ndarray:
+        return self._normal("v", self.w.Hkv, self.w.S)
+
+    @cached_property
+    def bias(self) -> np.ndarray | None:
+        """[1, Hq, L, S]"""
+        if not self.w.bias:
+            return None
+        x = self._generator("bias").random((1, self.w.Hq, self.w.L, self.w.S), dtype=np.float32)
+        x -= 0.5
+        return x.astype(NUMPY[self.w.dtype], copy=False)
+
+    @cached_property
+    def lengths(self) -> np.ndarray | None:
+        """[B]"""
+        return self.w.key_lengths().astype(np.int64) if self.w.padded else None
 
 
 def checked_rows(w: Workload) -> tuple[np.ndarray, ...]:
@@ -59,7 +68,7 @@ def checked_rows(w: Workload) -> tuple[np.ndarray, ...]:
 
 def expected(w: Workload) -> np.ndarray:
     """The checked rows in float64 from the inputs as the peers get them, [rows, D]."""
-    x = make(w)
+    x = Inputs(w)
     first, end = w.spans()
     out = []
     heads: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}

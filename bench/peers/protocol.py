@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from inputs import Inputs, checked_rows, make
+from inputs import Inputs, checked_rows
 from workloads import BY_NAME, Workload
 
 SLOW = 1.5  # seconds; a call that takes longer is not warmed up again in each round
@@ -94,7 +94,7 @@ def _answer(peer: Peer, runs: dict[str, Run], ask: dict[str, Any]) -> dict[str, 
     row = ask["row"]
     w = BY_NAME[row]
     if ask["do"] == "prepare":
-        runs[row] = peer.prepare(w, make(w))
+        runs[row] = peer.prepare(w, Inputs(w))
         return {"how": runs[row].how}
     if ask["do"] == "check":
         start = time.perf_counter()
