@@ -45,7 +45,7 @@ def hints(w: Workload, threads: int) -> dict[str, object]:
 class Decode(Run):
     def __init__(self, w: Workload, x: Inputs, core: ov.Core, threads: int) -> None:
         self.w = w
-        self.how = "cache as state" + (", f32 queries" if w.dtype == "f16" else "")
+        self.how = "cache as state" + ("" if w.dtype == "f32" else ", f32 queries")
         kind = ov.Type.f32
         group = op.constant(np.ones((1, 1, w.Hq // w.Hkv, 1, 1), np.float32))
         q = op.parameter([-1, w.Hq, -1, w.D], kind)
@@ -65,11 +65,11 @@ class Decode(Run):
         node = op.scaled_dot_product_attention(q, *whole, causal=False)
         model = ov.Model([op.result(node)], assigned, [q, *new, beam])
         compiled = core.compile_model(model, "CPU", hints(w, threads))
-        wide = [np.ascontiguousarray(a.astype(np.float32)) for a in (x.q, x.k, x.v)]
         past = w.S - w.L
-        self.past = [ov.Tensor(np.ascontiguousarray(a[:, :, :past])) for a in wide[1:]]
-        last = [np.ascontiguousarray(a[:, :, past:]) for a in wide[1:]]
-        self.given = [wide[0], *last, np.arange(w.B, dtype=np.int32)]
+        self.kept = [np.ascontiguousarray(a[:, :, :past]) for a in (x.k, x.v)]  # the tensors only point at them
+        self.past = [tensor(a) for a in self.kept]
+        last = [a[:, :, past:].astype(np.float32) for a in (x.k, x.v)]
+        self.given = [x.q.astype(np.float32), *last, np.arange(w.B, dtype=np.int32)]
         self.requests = [compiled.create_infer_request() for _ in range(w.copies)]
         for request in self.requests:
             for i, a in enumerate(self.given):
