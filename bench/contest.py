@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+import machine
 from inputs import expected
 from probes import Probes
 from workloads import Workload
@@ -38,11 +39,8 @@ PEERS: dict[str, tuple[list[str], list[str]]] = {
 # four times that. In f32 what counts is thousands of additions and a fast exp; bf16 in disguise is off by 1e-2.
 BOUND = {"f32": 1e-4, "f16": 1e-2, "bf16": 8e-2}
 
-# In a quick run these peers are asked only where they could be the best: FlexAttention compiles for seconds a row and is
-# alone in fusing windows and softcap; the others compute all L x S scores, which takes them seconds on the long rows.
-QUICK_SPECIAL = {"torch-flex"}
-QUICK_SHORT = {"torch-math", "torch-unfused", "ort-mha", "ort-attention", "openvino", "jax"}
-QUICK_SCORES = 1 << 26
+# These compute all L x S scores of a head, or of all heads: seconds and gigabytes on the long rows.
+UNFUSED = {"torch-math", "torch-unfused", "ort-mha", "ort-attention", "openvino", "jax"}
 
 PATIENCE = 300.0  # seconds for one answer
 PAUSE = 0.005  # seconds between turns: idle threads of the last peer go to sleep
@@ -174,12 +172,21 @@ class Contest:
             return {"failed": str(e)}
 
     def _left_out(self, peer: str, w: Workload) -> str:
+        """Why this peer is not asked at all: for want of memory or, in a quick run, because it cannot be the best one."""
+        scores = w.Hq * w.L * w.S * w.B
+        need, free = 12 * scores / 1e9, machine.free_memory() / 1e9  # as f32, and two copies on the way
+        if peer in UNFUSED and need > free - 2:
+            return f"left out: its L x S scores take {need:.0f} GB and {free:.0f} GB are free"
         if not self.quick:
             return ""
-        if peer in QUICK_SHORT and w.Hq * w.L * w.S > QUICK_SCORES:
-            return "left out of quick runs: it forms all L x S scores"
-        if peer in QUICK_SPECIAL and not (w.window or w.softcap):
-            return "left out of quick runs: it compiles for seconds"
+        if peer in UNFUSED and scores > 1 << 26:
+            return "left out of quick runs: it computes all L x S scores"
+        if peer in ("torch-math", "jax") and w.cold:
+            return "left out of quick runs: it takes ten times as long as others in decode"
+        if peer == "torch-unfused" and w.dtype == "f16" and w.L > 1:
+            return "left out of quick runs: a product in f16 takes it seconds"
+        if peer == "torch-flex" and not (w.window or w.softcap):
+            return "left out of quick runs: it compiles for seconds, and is alone only in fusing windows and softcap"
         return ""
 
     def _ready(self, peer: str, w: Workload, truth: np.ndarray) -> None:
@@ -205,12 +212,13 @@ class Contest:
 
     def _beaten(self, peer: str, w: Workload) -> bool:
         """After a few rounds a peer that takes twice the time of the best one stops running the row: its time cannot
-        matter any more."""
+        matter any more. At ten times, one round is enough."""
         cells = self.cells[w.row]
         median = cells[peer].median
-        if peer == "heed" or median is None or len(cells[peer].medians) < self.patience:
+        if peer == "heed" or median is None:
             return False
-        return median > 2 * min(c.median for p, c in cells.items() if p != "heed" and c.median)
+        behind = median / min(c.median for p, c in cells.items() if p != "heed" and c.median)
+        return behind > 10 or (behind > 2 and len(cells[peer].medians) >= self.patience)
 
     def check(self, rows: list[Workload]) -> None:
         for w in rows:
@@ -239,7 +247,10 @@ class Contest:
                 order = list(cells)
                 for peer in order[r % len(order) :] + order[: r % len(order)]:
                     cell = cells[peer]
-                    if cell.why_not or self._beaten(peer, w):
+                    if cell.why_not:
+                        continue
+                    if self._beaten(peer, w):
+                        self._ask(peer, "drop", w.row)
                         continue
                     answer = self._ask(peer, "time", w.row, seconds=seconds)
                     if "median" not in answer:

@@ -39,3 +39,9 @@ def describe() -> dict[str, object]:
 def load() -> float:
     """Processes that wanted a core, on average over the last minute."""
     return os.getloadavg()[0]
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping."""
+    words = _field("/proc/meminfo", "MemAvailable").split()
+    return int(words[0]) * 1024 if words[0].isdigit() else 1 << 60

@@ -223,6 +223,8 @@ class OnnxRuntime:
         self.session.add_session_config_entry("session.force_spinning_stop", "1")
 
     def prepare(self, w: Workload, x: Inputs) -> Run:
+        if w.dtype == "bf16":
+            raise Cannot("ONNX Runtime's operators for the CPU have no bf16")
         return self.way(w, x, self.session)
 
 
