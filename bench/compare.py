@@ -124,6 +124,12 @@ def selftest(children: dict[str, Child], scratch: Path, threads: int) -> int:
     return 1 if bad else 0
 
 
+def commit() -> str:
+    """Which Heed this is, "-dirty" if files differ from it; "" outside of a repository."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+
+
 def write(results: dict[str, Any], file: Path) -> None:
     """All of it or nothing: under another name first."""
     with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=file.name, delete=False) as f:
@@ -209,6 +215,8 @@ def main() -> int:
             "threads": o.threads,
             "machine": about,
             "load": loads,
+            "commit": commit(),
+            "heed_library": os.environ["HEED_LIBRARY"],
             "heed_target": os.environ.get("HEED_TARGET", ""),
             "peers": {n: c.hello | {"idle_share_of_a_core": idle.get(n)} for n, c in children.items()},
             "gone": contest.gone,
@@ -222,4 +230,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\ncompare: interrupted; no results were written")

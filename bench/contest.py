@@ -179,14 +179,16 @@ class Contest:
             return f"left out: its L x S scores take {need:.0f} GB and {free:.0f} GB are free"
         if not self.quick:
             return ""
+        if peer == "torch-flex" and not (w.window or w.softcap):
+            return "left out of quick runs: it compiles for seconds, and is alone only in fusing windows and softcap"
+        if scores < 1 << 16:
+            return ""
         if peer in UNFUSED and scores > 1 << 26:
             return "left out of quick runs: it computes all L x S scores"
         if peer in ("torch-math", "jax") and w.cold:
             return "left out of quick runs: it takes ten times as long as others in decode"
         if peer == "torch-unfused" and w.dtype == "f16" and w.L > 1:
             return "left out of quick runs: a product in f16 takes it seconds"
-        if peer == "torch-flex" and not (w.window or w.softcap):
-            return "left out of quick runs: it compiles for seconds, and is alone only in fusing windows and softcap"
         return ""
 
     def _ready(self, peer: str, w: Workload, truth: np.ndarray) -> None:
