@@ -1,0 +1,75 @@
+"""PyTorch's scaled_dot_product_attention, its fused CPU kernel or its `math` path; it is told which and may not choose.
+
+    python -m peers.torch_sdpa --threads 2 --way fused
+
+Lengths and windows go in as a dense float mask, which is what its users have: it has no lengths and no window.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from inputs import Inputs
+from peers.protocol import Cannot, Run, copies, options, serve
+from workloads import Workload
+
+
+def tensor(x: np.ndarray) -> torch.Tensor:
+    """The same memory as a tensor; numpy has no bfloat16 of its own, so that one goes through its bits."""
+    if x.dtype.name == "bfloat16":
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(x)
+
+
+def array(x: torch.Tensor) -> np.ndarray:
+    return x.float().numpy()
+
+
+def float_mask(w: Workload, dtype: torch.dtype) -> torch.Tensor:
+    """0 where a key is seen, -inf elsewhere, [B or 1, 1, L or 1, S]."""
+    return torch.zeros((), dtype=dtype).where(torch.from_numpy(w.visible()), torch.tensor(-torch.inf, dtype=dtype))
+
+
+class Sdpa(Run):
+    def __init__(self, w: Workload, x: Inputs) -> None:
+        if w.softcap:
+            raise Cannot("scaled_dot_product_attention has no softcap")
+        self.q = tensor(x.q)
+        self.kv = [(tensor(k), tensor(v)) for k, v in copies(w, x.k, x.v)]
+        self.options = {"enable_gqa": w.Hq != w.Hkv}
+        if w.window or w.padded or w.bias or (w.causal and w.L != w.S):
+            mask = float_mask(w, self.q.dtype)
+            self.options["attn_mask"] = mask if x.bias is None else mask + tensor(x.bias)
+            self.how = "dense mask"
+        else:
+            self.options["is_causal"] = w.causal
+        self.out = self.q
+
+    def call(self, i: int) -> None:
+        k, v = self.kv[i % len(self.kv)]
+        self.out = torch.nn.functional.scaled_dot_product_attention(self.q, k, v, **self.options)
+
+    def result(self) -> np.ndarray:
+        return array(self.out)
+
+
+class Torch:
+    waits = "libgomp's idle threads spin for about a millisecond, then sleep; the pause between turns is longer"
+    versions = {"torch": torch.__version__}
+
+    def __init__(self) -> None:
+        asked = options("fused", "math")
+        torch.set_num_threads(asked.threads)
+        torch.set_grad_enabled(False)
+        # These switches are named after CUDA and serve the CPU, too.
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_flash_sdp(asked.way == "fused")
+        torch.backends.cuda.enable_math_sdp(asked.way == "math")
+
+    def prepare(self, w: Workload, x: Inputs) -> Run:
+        return Sdpa(w, x)
+
+
+if __name__ == "__main__":
+    serve(Torch())

@@ -1,0 +1,61 @@
+"""Attention as it is written down without a fused operator, softmax(scale Q K^T + mask) V, in PyTorch's own operators.
+
+    python -m peers.torch_unfused --threads 2
+
+The same expression in C++ calls the same LibTorch operators. Masks are made once, outside the timing; groups of heads are
+folded into the rows of Q, which is kinder than repeating K and V.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from inputs import Inputs
+from peers.protocol import Run, copies, options, serve
+from peers.torch_sdpa import array, float_mask, tensor
+from workloads import Workload
+
+
+class Unfused(Run):
+    def __init__(self, w: Workload, x: Inputs) -> None:
+        self.w = w
+        # [B, Hkv, group * L, D]
+        self.q = tensor(x.q).view(w.B, w.Hkv, -1, w.D) * w.D**-0.5
+        self.kv = [(tensor(k).transpose(-1, -2), tensor(v)) for k, v in copies(w, x.k, x.v)]
+        self.mask = None
+        if w.causal or w.padded:
+            self.mask = float_mask(w, self.q.dtype)[:, :, None]
+        if x.bias is not None:
+            bias = tensor(x.bias).view(1, w.Hkv, -1, w.L, w.S)
+            self.mask = bias if self.mask is None else bias + self.mask
+        self.out = self.q
+
+    def call(self, i: int) -> None:
+        w = self.w
+        kt, v = self.kv[i % len(self.kv)]
+        scores = self.q @ kt
+        if w.softcap:
+            scores.div_(w.softcap).tanh_().mul_(w.softcap)
+        if self.mask is not None:
+            scores.view(w.B, w.Hkv, -1, w.L, w.S).add_(self.mask)
+        self.out = torch.softmax(scores, -1) @ v
+
+    def result(self) -> np.ndarray:
+        return array(self.out.view(self.w.B, self.w.Hq, self.w.L, self.w.D))
+
+
+class TorchUnfused:
+    waits = "as peers/torch_sdpa.py"
+    versions = {"torch": torch.__version__}
+
+    def __init__(self) -> None:
+        torch.set_num_threads(options().threads)
+        torch.set_grad_enabled(False)
+
+    def prepare(self, w: Workload, x: Inputs) -> Run:
+        return Unfused(w, x)
+
+
+if __name__ == "__main__":
+    serve(TorchUnfused())
