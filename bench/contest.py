@@ -135,6 +135,7 @@ class Cell:
 
     how: str = ""
     why_not: str = ""  # not timed, and why; "" if it was
+    beaten: bool = False  # stopped running the row, see Contest._beaten
     max_error: float | None = None
     error: float | None = None  # the same over the output's RMS
     medians: list[float] = field(default_factory=list)  # one a round, seconds a call
@@ -217,8 +218,8 @@ class Contest:
         matter any more. At ten times, one round is enough."""
         cells = self.cells[w.row]
         median = cells[peer].median
-        if peer == "heed" or median is None:
-            return False
+        if peer == "heed" or median is None or cells[peer].beaten:  # once beaten, it has dropped the row
+            return cells[peer].beaten
         behind = median / min(c.median for p, c in cells.items() if p != "heed" and c.median)
         return behind > 10 or (behind > 2 and len(cells[peer].medians) >= self.patience)
 
@@ -252,7 +253,9 @@ class Contest:
                     if cell.why_not:
                         continue
                     if self._beaten(peer, w):
-                        self._ask(peer, "drop", w.row)
+                        if not cell.beaten:
+                            self._ask(peer, "drop", w.row)
+                        cell.beaten = True
                         continue
                     answer = self._ask(peer, "time", w.row, seconds=seconds)
                     if "median" not in answer:
