@@ -289,7 +289,7 @@ HWY_INLINE auto ExponentBits(D d, V e) {
 
 // 2^(x - m) for an integer-valued m >= x - 1/2. x is split into a whole part n and a fraction in [-1/2, 1/2] before m
 // comes in, so that another m changes the exponent and nothing else. Below 2^-125 the result is 0, never a denormal;
-// x = -inf gives 0 whatever m is. Within 0.6 ulp.
+// x = -inf gives 0 whatever m is. Within 0.9 ulp.
 template <class D, class V>
 HWY_INLINE V Exp2(D d, V x, V m) {
   const hn::RebindToSigned<D> di;
@@ -302,7 +302,7 @@ HWY_INLINE V Exp2(D d, V x, V m) {
 }
 
 // tanh x = (e - 1) / (e + 1) with e = 2^u, u = 2 x log2(e). e - 1 = 2^n (2^f - 1) + (2^n - 1) loses nothing where x is
-// small: there n is 0 and 2^f - 1 comes from its own polynomial. Within 3 ulp; NaN stays NaN.
+// small: there n is 0 and 2^f - 1 comes from its own polynomial. Within 4 ulp; NaN stays NaN.
 template <class D, class V>
 HWY_INLINE V Tanh(D d, V x) {
   const hn::RebindToSigned<D> di;
