@@ -306,12 +306,17 @@ HWY_INLINE V Exp2(D d, V x, V m) {
 template <class D, class V>
 HWY_INLINE V Tanh(D d, V x) {
   const hn::RebindToSigned<D> di;
-  // Min and Max return their second operand if one is NaN.
   const V u = hn::Max(hn::Set(d, -30.0f), hn::Min(hn::Set(d, 30.0f), hn::Mul(x, hn::Set(d, 2 * kLog2e))));
   const V n = hn::Round(u), f = hn::Sub(u, n), one = hn::Set(d, 1.0f);
   const V power = hn::BitCast(d, hn::Add(hn::BitCast(di, one), ExponentBits(d, n)));
   const V less_one = hn::MulAdd(power, hn::Mul(Exp2Slope(d, f), f), hn::Sub(power, one));
-  return hn::Div(less_one, hn::Add(less_one, hn::Set(d, 2.0f)));
+  const V y = hn::Div(less_one, hn::Add(less_one, hn::Set(d, 2.0f)));
+  // Of a number and NaN x86's minimum and maximum are the second operand, which above is x; others' are the number.
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
+  return y;
+#else
+  return hn::IfThenElse(hn::Eq(x, x), y, x);
+#endif
 }
 
 // 2^n for an integer-valued n <= 0; 0 below -126 and for NaN.
@@ -394,7 +399,7 @@ inline float MaxOfRow(const float* t, int64_t width) {
   VF a = hn::Set(d, kFloor), b = a;
   int64_t j = 0;
   for (; j + 2 * kVector <= width; j += 2 * kVector) {
-    a = hn::Max(hn::LoadU(d, t + j), a);  // returns the second operand if one is NaN
+    a = hn::Max(hn::LoadU(d, t + j), a);  // a if the other is NaN, on every target
     b = hn::Max(hn::LoadU(d, t + j + kVector), b);
   }
   if (j < width) a = hn::Max(hn::LoadU(d, t + j), a);

@@ -234,6 +234,11 @@ TEST_P(EveryTarget, VisibleNanAndInfinityShow) {
   forward(p.a, {p.out.write(), p.lse.write()});
   EXPECT_TRUE(std::isnan(p.out.at(0, 0, 1, 4)));
   EXPECT_TRUE(std::isfinite(p.out.at(0, 0, 2, 4)));
+  // Through a tanh, too, whatever the target's minimum and maximum make of NaN.
+  p.a.softcap = 5;
+  forward(p.a, {p.out.write(), p.lse.write()});
+  EXPECT_TRUE(std::isnan(p.out.at(0, 0, 1, 4)));
+  EXPECT_TRUE(std::isfinite(p.out.at(0, 0, 2, 4)));
 }
 
 TEST_P(EveryTarget, ARowThatSeesNothing) {

@@ -172,5 +172,96 @@ TEST(Sharing, SameBitsForEveryWayAndGroup) {
 
 INSTANTIATE_TEST_SUITE_P(Scores, Bits, ::testing::Values(Score::dot, Score::additive));
 
+// Sums over the bits of results, recorded once: the same on every target with FMA, be it AVX-512, AVX2 or NEON
+// (tests/aarch64.sh runs this one under qemu). Inputs come from integers alone. A change that means to change bits
+// records the new sums, which the failure prints, and says so in CHANGELOG.md.
+struct Golden {
+  Score score;
+  DType dtype;
+  uint64_t out, lse, gradients;
+};
+
+class Recorded : public ::testing::TestWithParam<Golden> {
+ protected:
+  void TearDown() override { set_target(targets()[0]); }
+};
+
+template <class T>
+uint64_t sum_of_bits(const std::vector<T>& x, uint64_t sum = 14695981039346656037u) {
+  for (size_t i = 0; i < x.size() * sizeof(T); ++i)  // FNV-1a
+    sum = (sum ^ reinterpret_cast<const unsigned char*>(x.data())[i]) * 1099511628211u;
+  return sum;
+}
+
+TEST_P(Recorded, SameBitsAsRecorded) {
+  const Golden& want = GetParam();
+  const DType t = want.dtype;
+  const bool additive = want.score == Score::additive, narrow = t != DType::f32;
+  const int64_t B = 2, Hq = 4, Hkv = 2, L = 67, S = 301, D = 24, Dv = 40;
+  uint64_t state = 1;
+  // Multiples of 2^-15 in [-1, 1), times a factor that is a power of two.
+  const auto numbers = [&](int64_t n, float factor) {
+    std::vector<float> x(n);
+    for (float& y : x) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      y = static_cast<float>(static_cast<int32_t>(state >> 48) - 32768) * 0x1p-15f * factor;
+    }
+    return x;
+  };
+  // The same as the dtype's own elements.
+  const auto elements = [&](const std::vector<float>& x) {
+    std::vector<uint16_t> y(narrow ? x.size() : 2 * x.size());
+    if (!narrow) std::memcpy(y.data(), x.data(), x.size() * sizeof(float));
+    for (size_t i = 0; narrow && i < x.size(); ++i)
+      y[i] = t == DType::f16 ? half_of_float(x[i]) : bfloat_of_float(x[i]);
+    return y;
+  };
+  const auto view = [&](std::vector<uint16_t>& x, Shape shape) {
+    return tensor(static_cast<void*>(x.data()), t, shape);
+  };
+  const auto room = [&](int64_t n) { return std::vector<uint16_t>(narrow ? n : 2 * n); };
+  auto q = elements(numbers(B * Hq * L * D, 4)), k = elements(numbers(B * Hkv * S * D, 4));
+  auto v = elements(numbers(B * Hkv * S * Dv, 1)), d_out = elements(numbers(B * Hq * L * Dv, 1));
+  auto bias = elements(numbers(Hq * L * S, 1)), w = elements(numbers(D, 1));
+  const Attention a{.q = view(q, {B, Hq, L, D}),
+                    .k = view(k, {B, Hkv, S, D}),
+                    .v = view(v, {B, Hkv, S, Dv}),
+                    .score = want.score,
+                    .w = additive ? ConstTensor(view(w, {1, 1, 1, D})) : ConstTensor(),
+                    .softcap = 8,
+                    .bias = view(bias, {1, Hq, L, S}),
+                    .mask = causal() & window(200, -1) & lengths({301, 250})};
+  for (const std::string& name : targets()) {
+    if (!has_fma(name)) continue;
+    set_target(name);
+    auto out = room(B * Hq * L * Dv);
+    std::vector<float> lse(B * Hq * L);
+    const Tensor o = view(out, {B, Hq, L, Dv}), l = tensor(lse.data(), {B, Hq, L, 1});
+    forward(a, {o, l});
+    EXPECT_EQ(sum_of_bits(out), want.out) << name << ": out";
+    EXPECT_EQ(sum_of_bits(lse), want.lse) << name << ": lse";
+    if (narrow) continue;
+    auto d_q = room(B * Hq * L * D), d_k = room(B * Hkv * S * D), d_v = room(B * Hkv * S * Dv), d_w = room(D);
+    auto d_bias = room(Hq * L * S);
+    backward(a, {o, l, view(d_out, {B, Hq, L, Dv})},
+             {.d_q = view(d_q, {B, Hq, L, D}),
+              .d_k = view(d_k, {B, Hkv, S, D}),
+              .d_v = view(d_v, {B, Hkv, S, Dv}),
+              .d_w = additive ? view(d_w, {1, 1, 1, D}) : Tensor{},
+              .d_bias = view(d_bias, {1, Hq, L, S})});
+    uint64_t gradients = sum_of_bits(d_q);
+    for (const auto* x : {&d_k, &d_v, &d_w, &d_bias}) gradients = sum_of_bits(*x, gradients);
+    EXPECT_EQ(gradients, want.gradients) << name << ": gradients";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Scores, Recorded,
+    ::testing::Values(
+        Golden{Score::dot, DType::f32, 13181055138375683486u, 17985353047106344944u, 12777994437914449609u},
+        Golden{Score::additive, DType::f32, 16063049577481111726u, 3404002109330426427u, 18341809811428432340u},
+        Golden{Score::dot, DType::f16, 3002870449869372096u, 18118796653207585501u, 0},
+        Golden{Score::dot, DType::bf16, 14128159702639596088u, 2903171697256462514u, 0}));
+
 }  // namespace
 }  // namespace heed

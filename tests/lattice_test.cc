@@ -217,7 +217,7 @@ TEST_P(Extreme, ScoresOfTenThousandAndAllEqual) {
       v[j] = static_cast<float>(j % 11);
     }
     double sum = 0, want = 0, largest = -1e30;
-    for (int64_t j = 0; j < S; ++j) largest = std::fmax(largest, k[j]);
+    for (int64_t j = 0; j < S; ++j) largest = std::max<double>(largest, k[j]);
     for (int64_t j = 0; j < S; ++j) {
       sum += std::exp(k[j] - largest);
       want += std::exp(k[j] - largest) * v[j];
