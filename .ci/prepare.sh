@@ -8,7 +8,7 @@ packages=(
   libcli11-dev nlohmann-json3-dev
 )
 # To run the tests, too.
-test_packages=(libgtest-dev clang-14 clang-format-14)
+test_packages=(libgtest-dev clang-14 clang-format-14 valgrind)
 
 build=build
 log=
