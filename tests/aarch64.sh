@@ -69,7 +69,7 @@ for program in "${programs[@]}"; do
   fi
   printf '    %-15s %s, %d s\n' "$program" "$result" $((SECONDS - began))
 done
+[ "$failed" = 0 ] || die "$failed of ${#programs[@]} programs failed"
 # Proof that it is NEON that ran.
 if [ $# = 0 ] && ! grep -q '/NEON' "$build/lattice_test.log"; then die "$build/lattice_test.log names no target NEON"; fi
-[ "$failed" = 0 ] || die "$failed of ${#programs[@]} programs failed"
 echo "All ${#programs[@]} programs passed on AArch64, in $((SECONDS - start)) s with building."
