@@ -19,10 +19,12 @@ const char* text(DType t) {
 
 bool narrow(DType t) { return t == DType::f16 || t == DType::bf16; }
 
+bool empty(const Shape& s) { return s[0] * s[1] * s[2] * s[3] == 0; }
+
 // A view that is there, of a known dtype, with sizes that can be. One without elements needs no data.
 void check_view(const char* name, const ConstTensor& t) {
-  const bool empty = t.shape[0] * t.shape[1] * t.shape[2] * t.shape[3] == 0 && t.shape != Shape{};
-  if (!t.data && !empty) throw Error(std::string(name) + " has no data; give a tensor");
+  if (!t.data && (t.shape == Shape{} || !empty(t.shape)))
+    throw Error(std::string(name) + " has no data; give a tensor");
   if (t.dtype != DType::f32 && t.dtype != DType::f64 && !narrow(t.dtype))
     throw Error(std::string(name) + " has dtype number " + text(static_cast<int64_t>(t.dtype)) +
                 "; there are f32 (0), f64 (1), f16 (2) and bf16 (3)");
@@ -37,7 +39,7 @@ void check_view(const char* name, const ConstTensor& t) {
 }
 
 void check_rows(const char* name, const ConstTensor& t) {
-  if (t.shape[3] > 1 && t.stride[3] != 1)
+  if (t.shape[3] > 1 && t.stride[3] != 1 && !empty(t.shape))
     throw Error(std::string(name) + "'s last dimension has stride " + text(t.stride[3]) +
                 "; it must be contiguous (stride 1), so copy it or pass it transposed");
 }
@@ -56,7 +58,7 @@ void check_dtype(const char* name, const ConstTensor& t, DType want) {
 
 // Two elements of a tensor that is written must not share memory: with one row on top of another, results would race.
 void check_writable(const char* name, const Tensor& t) {
-  if (t.shape[0] * t.shape[1] * t.shape[2] * t.shape[3] == 0) return;
+  if (empty(t.shape)) return;
   for (int axis = 0; axis < 4; ++axis)
     if (t.shape[axis] > 1 && t.stride[axis] == 0)
       throw Error(std::string(name) + " is written but its axis " + text(axis) + " of size " + text(t.shape[axis]) +

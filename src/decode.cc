@@ -92,12 +92,12 @@ struct Blocks : Rows<T> {
         float factor[kGroup];
         const Sums mine_of = {all.o + r * padded, all.lanes + r * kLanes, all.m + r};
         float* from = s + r * kBlockKeys;
-        weigh(b, hkv, r, n, block, sight, from, mine.group->bias, mine_of, factor);
+        const float* older = weigh(b, hkv, r, n, block, sight, from, mine.group->bias, mine_of, factor);
         const char* next = ahead_of(p.a.k, key0 + kBlockKeys, all_seen.end);
         if (v_in_place)
-          this->template gather<T, true>(n, block, sight, from, mine_of, factor, next);
+          this->template gather<T, true>(n, block, sight, from, mine_of, older, next);
         else
-          this->template gather<float, true>(n, block, sight, from, mine_of, factor, next);
+          this->template gather<float, true>(n, block, sight, from, mine_of, older, next);
       }
     }
 
@@ -115,6 +115,13 @@ struct Blocks : Rows<T> {
   void join(const Sums& total, const Sums& next, int64_t rows) const {
     const F d;
     for (int64_t r = 0; r < rows; ++r) {
+      if (next.m[r] == Base::kNotBegun) continue;
+      if (total.m[r] == Base::kNotBegun) {
+        std::copy_n(next.o + r * padded, padded, total.o + r * padded);
+        std::copy_n(next.lanes + r * kLanes, kLanes, total.lanes + r * kLanes);
+        total.m[r] = next.m[r];
+        continue;
+      }
       const float m = std::max(total.m[r], next.m[r]);
       const VF a = hn::Set(d, PowerOfTwo(total.m[r] - m)), c = hn::Set(d, PowerOfTwo(next.m[r] - m));
       total.m[r] = m;

@@ -142,8 +142,8 @@ struct Tiles : Rows<T> {
     if (sight.width == 0) return;
     float factor[kGroup];
     this->template score<ScoreOf>(x, n, q, w, block.k, sight.first, sight.first + sight.width, group.s);
-    this->weigh(b, hkv, x, n, block, sight, group.s, group.bias, sums, factor);
-    this->template gather<float>(n, block, sight, group.s, sums, factor);
+    const float* older = this->weigh(b, hkv, x, n, block, sight, group.s, group.bias, sums, factor);
+    this->template gather<float>(n, block, sight, group.s, sums, older);
   }
 
   template <class ScoreOf>

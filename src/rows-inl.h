@@ -200,17 +200,22 @@ struct Rows {
     }
   }
 
-  // 2. Weigh: scores become weights; factor[r] is what the row's older sums are to be multiplied by.
-  void weigh(int64_t b, int64_t hkv, int64_t x, int64_t n, const Block& block, const Sight& sight, float* s,
-             float* bias, const Sums& sums, float* factor) const {
+  // 2. Weigh: scores become weights. Returns what each row's older sums are to be multiplied by (`factor`), or nullptr
+  // if there are none yet.
+  const float* weigh(int64_t b, int64_t hkv, int64_t x, int64_t n, const Block& block, const Sight& sight, float* s,
+                     float* bias, const Sums& sums, float* factor) const {
     Finish finish{1, static_cast<float>(p.a.softcap) * kLog2e};
     if (p.a.bias.shape[3] == 1) finish.bias_stride = 0;
+    const bool first = sums.m[0] == kNotBegun;
     // Row after row in two walks, so that the long way from a row to its maximum is not waited for.
     s += sight.first;
     for (int64_t r = 0; r < n; ++r) {
       const Span span{sight.spans[r].begin - sight.first, sight.spans[r].end - sight.first};
       factor[r] = 1.0f;
-      if (span.begin >= span.end) continue;  // its scores are not looked at, no value is added
+      if (span.begin >= span.end) {  // its scores are not looked at, no value is added
+        if (first) sums.m[r] = kFloor;
+        continue;
+      }
       finish.bias = bias_of(b, hkv, x + r, block.key0 + sight.first, span, bias);
       FinishScores(s + r * kBlockKeys, span, sight.width, finish);
       const float m = std::max(sums.m[r], std::ceil(MaxOfRow(s + r * kBlockKeys, sight.width)));
@@ -220,6 +225,7 @@ struct Rows {
     for (int64_t r = 0; r < n; ++r)
       if (sight.spans[r].begin < sight.spans[r].end)
         ExpRow(s + r * kBlockKeys, sight.width, sums.m[r], factor[r], sums.lanes + r * kLanes);
+    return first ? nullptr : factor;
   }
 
   // 3. Gather: each row's own keys. V: what block.v holds.
@@ -238,9 +244,11 @@ struct Rows {
     MultiplyGroup<kAhead>(t, 0, n, sight.spans, 0, (padded - whole) / kVector);
   }
 
+  // A group of rows begins with the first block that it sees anything of: until then its o is not set.
+  static constexpr float kNotBegun = -std::numeric_limits<float>::infinity();
   void start(const Sums& sums, int64_t rows) const {
-    std::fill(sums.o, sums.o + rows * (padded + kLanes), 0.0f);
-    std::fill(sums.m, sums.m + rows, kFloor);
+    std::fill(sums.lanes, sums.lanes + rows * kLanes, 0.0f);
+    std::fill(sums.m, sums.m + rows, kNotBegun);
   }
 
   // Rows [row0, row1) are done: out and lse.
@@ -252,12 +260,13 @@ struct Rows {
       T* to = static_cast<T*>(out.data) + b * out.stride[0] + h * out.stride[1] + i * out.stride[2];
       const float sum = SumLanes(sums.lanes + r * kLanes);
       const bool sees = sum != 0.0f;  // NaN sees too
-      const float inverse = sees ? 1.0f / sum : 0.0f;
       const float* o = sums.o + r * padded;
-      const VF by = hn::Set(d, inverse);
+      const VF by = hn::Set(d, 1.0f / sum);
       int64_t e = 0;
+      if (!sees)
+        for (; e < p.Dv; ++e) NarrowOne(0.0f, to + e);
       for (; e + kVector <= p.Dv; e += kVector) Narrow(hn::Mul(hn::LoadU(d, o + e), by), d, to + e);
-      for (; e < p.Dv; ++e) NarrowOne(o[e] * inverse, to + e);
+      for (; e < p.Dv; ++e) NarrowOne(o[e] * (1.0f / sum), to + e);
       if (lse.data)
         static_cast<float*>(lse.data)[b * lse.stride[0] + h * lse.stride[1] + i * lse.stride[2]] =
             sees ? static_cast<float>((sums.m[r] + std::log2(static_cast<double>(sum))) * kLn2)

@@ -382,10 +382,18 @@ TEST(TorchAttention, ErrorsNameTheArgument) {
   EXPECT_THROW(attention(p.q, p.k, p.v, {.score = Score::additive}), Error);
 }
 
-TEST(TorchAttention, EmptyTensorsAreRefused) {
-  const Tensor q = random({2, 2, 3, 4}), none = random({2, 2, 0, 4});
-  EXPECT_THROW(attention(q, none, none), Error);
-  EXPECT_THROW(attention(none, q, q), Error);
+TEST(TorchAttention, WithoutQueriesNothingAndWithoutKeysZeros) {
+  const auto options = torch::TensorOptions().requires_grad(true);
+  for (const auto dtype : {torch::kFloat32, torch::kFloat64}) {
+    const Tensor q = torch::ones({1, 2, 3, 4}, options.dtype(dtype)),
+                 none = torch::ones({1, 2, 0, 4}, options.dtype(dtype));
+    const Tensor no_rows = attention(none, q, q).out, zeros = attention(q, none, none).out;
+    EXPECT_EQ(no_rows.sizes(), none.sizes());
+    EXPECT_TRUE(torch::equal(zeros, torch::zeros_like(q)));
+    (no_rows.sum() + zeros.sum()).backward();
+    EXPECT_TRUE(torch::equal(q.grad(), torch::zeros_like(q)));
+    EXPECT_EQ(none.grad().sizes(), none.sizes());
+  }
 }
 
 // ---- The executor ----
