@@ -137,7 +137,7 @@ void BackwardHead(const Problem& p, const Tiling& tiling, const Incoming& in, co
                        (in.d_lse.data ? head(in.d_lse, h)[i * in.d_lse.stride[2]] : 0.0f);
     }
     if (g.d_q.data) {
-      query.dq = hwy::AllocateAligned<float>(p.L * Dp);
+      query.dq = hwy::AllocateAligned<float>(std::max<int64_t>(1, p.L * Dp));
       std::fill_n(query.dq.get(), p.L * Dp, 0.0f);
     }
     if (dw) {
