@@ -10,7 +10,6 @@ namespace {
 
 constexpr int64_t kTileRows = 96;    // 16 register tiles; KERNEL-NOTES measured 24 to 192 within 2% of each other
 constexpr int64_t kFewestRows = 24;  // of a tile: below it, reading K and V for so few rows costs
-constexpr int64_t kFewRows = 24;     // up to which a head's keys are not worth packing as a whole
 constexpr int64_t kSomeRows = 128;   // up to which keys are split when there is too little else to share
 constexpr int64_t kManyHeads = 32;   // a worker's share from which heads are pieces
 

@@ -20,6 +20,9 @@ inline constexpr int64_t kLanes = 16;
 // The widest panel of packed keys or columns of any target; memory for panels is cut in units of it.
 inline constexpr int64_t kWidestPanel = 64;
 
+// Up to so many rows, a head's keys are not worth packing as a whole.
+inline constexpr int64_t kFewRows = 24;
+
 inline constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // An Attention whose arguments have been checked, with its sizes read off. Lives as long as the call.

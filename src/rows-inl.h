@@ -53,7 +53,7 @@ struct Rows {
   float scale2 = static_cast<float>(p.scale * 1.44269504088896340736);
   // V whose rows are short, whole vectors is read where it lies; with long rows between the strips of a panel, or with
   // other tensors between its rows, it is faster packed. For few rows packing never pays.
-  bool whole_v = padded == p.Dv, few_rows = plan.way == Way::blocks && plan.tiling.rows() <= 24;
+  bool whole_v = padded == p.Dv, few_rows = plan.way == Way::blocks && plan.tiling.rows() <= kFewRows;
   bool v_in_place = whole_v && (few_rows || (std::is_same_v<T, float> && p.a.v.stride[2] <= 64));
 
   const T* head(const ConstTensor& t, int64_t b, int64_t h) const {

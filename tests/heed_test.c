@@ -35,7 +35,7 @@ int main(void) {
   heed_attention a;
   heed_incoming in;
   heed_gradients g;
-  heed_mask *causal, *lengths;
+  heed_mask *causal, *lengths, *both;
   heed_tensor bad;
 
   for (i = 0; i < B * H * L * D; ++i) q[i] = (float)sin(i * 0.7);
@@ -48,7 +48,7 @@ int main(void) {
   a.v = heed_dense_f32(v, B, G, S, E);
   causal = heed_mask_causal();
   lengths = heed_mask_lengths(keys, B);
-  a.mask = heed_mask_and(causal, lengths);
+  a.mask = both = heed_mask_and(causal, lengths);
   heed_mask_free(causal);
   heed_mask_free(lengths);
   CHECK(a.mask != NULL);
@@ -132,6 +132,8 @@ int main(void) {
   CHECK(heed_target() != NULL);
   CHECK(strlen(heed_version()) >= 5);
 
+  heed_mask_free(both);
+  free(q), free(k), free(v), free(out), free(again), free(lse), free(scores), free(dq);
   printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }
