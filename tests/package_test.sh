@@ -3,6 +3,7 @@
 # compile line. Usage: package_test.sh ROOT CMAKE
 set -euo pipefail
 root=$1 cmake=$2
+export CMAKE_GENERATOR=Ninja  # the fresh machine has no make
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 {
   "$cmake" -S "$root" -B "$work/engine" -DHEED_TORCH=OFF -DCMAKE_BUILD_TYPE=Release
