@@ -192,6 +192,11 @@ TEST(Split, KeepsNearlyEqualSourcesTogether) {
   }
   EXPECT_EQ(sides_of, "thhththh");
 
+  // What is left can be split again, with another salt.
+  EXPECT_TRUE(split_pairs(split.train, 0.1).held_out.empty());
+  const double again = static_cast<double>(split_pairs(split.train, 0.1, 1).held_out.size());
+  EXPECT_NEAR(again / static_cast<double>(split.train.size()), 0.1, 0.02);
+
   EXPECT_TRUE(split_pairs(pairs, 0).held_out.empty());
   EXPECT_TRUE(split_pairs(pairs, 1).train.empty());
   EXPECT_THROW(split_pairs(pairs, 1.5), Error);

@@ -142,6 +142,9 @@ std::vector<Translation> Translator::translate(std::span<const std::string> sent
       Hypothesis& hypothesis = best[i - begin];
       Translation& result = results[order[i]];
       result.text = vocab_->decode(hypothesis.tokens);
+      // The vocabulary has a piece for every byte, a line's end among them; a translation is one line.
+      std::replace_if(
+          result.text.begin(), result.text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
       result.score = hypothesis.score;
       result.source_pieces = pieces_of(*vocab_, sources[order[i]].ids);
       result.target_pieces = pieces_of(*vocab_, hypothesis.tokens);

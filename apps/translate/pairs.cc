@@ -303,14 +303,14 @@ std::string split_key(std::string_view source) {
   return letters.empty() ? all : letters;
 }
 
-Split split_pairs(std::span<const Pair> pairs, double fraction) {
+Split split_pairs(std::span<const Pair> pairs, double fraction, uint64_t salt) {
   if (!(fraction >= 0 && fraction <= 1)) {
     throw Error("The part to hold out is " + std::to_string(fraction) + "; it must be between 0 and 1.");
   }
   Split split;
   for (const Pair& pair : pairs) {
     // FNV-1a, then the finaliser of MurmurHash3 because FNV's high bits are poor for short keys.
-    uint64_t h = 0xcbf29ce484222325;
+    uint64_t h = 0xcbf29ce484222325 ^ salt;
     for (const char c : split_key(pair.source)) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3;
     h = (h ^ h >> 33) * 0xff51afd7ed558ccd;
     h = (h ^ h >> 33) * 0xc4ceb9fe1a85ec53;

@@ -111,7 +111,8 @@ Data prepare(const std::vector<Pair>& pairs, const std::vector<Pair>& validation
                   " pairs; training needs 2 at least, one of them to validate with");
     }
     const double n = static_cast<double>(pairs.size());
-    Split split = split_pairs(pairs, std::min(0.1, static_cast<double>(options.valid_pairs) / n));
+    // A salt of its own: the pairs may be what a split into training and test has left.
+    Split split = split_pairs(pairs, std::min(0.1, static_cast<double>(options.valid_pairs) / n), 1);
     if (split.held_out.empty() || split.train.empty()) {  // too few, or too much alike, for a split by content
       split = {};
       const std::vector<int64_t> order = shuffled(static_cast<int64_t>(pairs.size()), options.seed);
