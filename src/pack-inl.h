@@ -219,19 +219,6 @@ inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1
   for (; r % kLanes != 0; ++r) PackOneRow(nothing, dims, at(r));
 }
 
-// Copies rows [row0, row1) into strips of kPanel columns: element x of row r lies at
-// out[x / kPanel * rows * kPanel + (r - row0) * width + x % kPanel], where width is kPanel, and in the last strip what
-// is left of `padded` (dims rounded up to kLanes); zeros behind the dims. This is V for the weighted sum.
-template <class T>
-inline void PackStrips(const T* from, int64_t stride, int64_t row0, int64_t row1, int64_t dims, int64_t padded,
-                       int64_t rows, float* out) {
-  for (int64_t x = 0; x < padded; x += kPanel, out += rows * kPanel) {
-    const int64_t width = std::min(kPanel, padded - x);
-    for (int64_t r = row0; r < row1; ++r)
-      WidenRow(from + r * stride + x, std::min(width, dims - x), width, 1.0f, out + (r - row0) * width);
-  }
-}
-
 // Copies rows [row0, row1) to rows of `padded` floats (a multiple of 16, at least dims), zeros behind the dims.
 inline void PackRows(const float* rows, int64_t stride, int64_t row0, int64_t row1, int64_t dims, int64_t padded,
                      float* out) {
