@@ -23,7 +23,11 @@ void backward(const Attention& a, const Incoming& in, const Gradients& gradients
   const Problem p = check_backward(a, in, gradients);
   if (a.q.dtype == DType::f64) return reference::backward(p, in, gradients);
   settle_target();
-  backward_pass(p, in, gradients);
+  std::optional<Plan> once;
+  Plan::State& plan = (a.plan ? *a.plan : once.emplace()).state();
+  const InUse mark(plan);
+  plan.prepare_backward(p, workers(a.executor));
+  backward_pass(p, plan, in, gradients);
 }
 
 std::string version() { return HEED_VERSION; }

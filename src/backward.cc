@@ -1,79 +1,76 @@
-// The backward pass: weights again from lse, then five products for each tile and block. Memory linear in L and S.
+// The backward pass: weights again from lse, then five products for each tile of rows and block of keys. Memory linear
+// in L and S.
 //
-// One task owns a KV head: key blocks outside, query tiles inside. dk and dv of a block are complete when its tiles are
-// done; dq adds up over the blocks in ascending order. No atomics, so the same bits on any number of threads. A bias
-// gradient that several heads or batches share makes them one task, in order.
+// Key blocks outside, row tiles inside: dk and dv of a block are complete when its tiles are done, and dq of a row adds
+// up over the blocks in ascending order. A worker takes whole heads, or, if there are few, a block of a head, and then
+// follows the worker of the block before it from tile to tile (Plan::State::Back). No atomics and one fixed order for
+// every sum, so the same bits on any number of threads.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backward.cc"
 #include "targets.h"
 // clang-format off
 #include "hwy/foreach_target.h"  // compiles this file once for each target
 // clang-format on
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
-#include <vector>
+#include <thread>
 
-#include "hwy/aligned_allocator.h"
 #include "hwy/highway.h"
-#include "pack-inl.h"
 #include "passes.h"
-#include "score-inl.h"
+#include "rows-inl.h"
 #include "threads.h"
-#include "tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace heed {
 namespace HWY_NAMESPACE {
 
-using Floats = hwy::AlignedFreeUniquePtr<float[]>;
+// ---- One row ----
 
-// Rows of [rows, dims] that the kernel may read in whole vectors: in place if they are, else a padded copy.
-struct WholeRows {
-  Floats copy;
-  const float* data = nullptr;
-  int64_t stride = 0;
-
-  WholeRows() = default;
-  WholeRows(const float* from, int64_t from_stride, Span rows, int64_t dims) {
-    const int64_t padded = round_up(dims, kLanes);
-    if (padded == dims) {
-      data = from;
-      stride = from_stride;
-      return;
-    }
-    copy = hwy::AllocateAligned<float>(std::max<int64_t>(1, (rows.end - rows.begin) * padded));
-    PackRows(from, from_stride, rows.begin, rows.end, dims, padded, copy.get());
-    data = copy.get() - rows.begin * padded;
-    stride = padded;
-  }
-};
-
-// Rows of one tile. A tile's weights and their gradients (2 x 48 x 256 floats) stay in L2.
-constexpr int64_t kTileRows = 48;
-
-inline float DotRow(const float* a, const float* b, int64_t n) {
+// a . b in 16 lanes and their tree; columns of different dtypes are not needed.
+template <class T>
+inline float DotRow(const T* a, const T* b, int64_t n) {
   const F d;
   HWY_ALIGN float lanes[kLanes] = {};
   int64_t x = 0;
   for (; x + kLanes <= n; x += kLanes)
     for (int64_t v = 0; v < kLanes; v += kVector)
-      hn::Store(hn::MulAdd(hn::LoadU(d, a + x + v), hn::LoadU(d, b + x + v), hn::Load(d, lanes + v)), d, lanes + v);
-  for (int64_t lane = 0; x < n; ++x, ++lane) lanes[lane] = std::fma(a[x], b[x], lanes[lane]);
+      hn::Store(hn::MulAdd(Widen(d, a + x + v), Widen(d, b + x + v), hn::Load(d, lanes + v)), d, lanes + v);
+  for (int64_t lane = 0; x < n; ++x, ++lane) lanes[lane] = std::fma(WidenOne(a + x), WidenOne(b + x), lanes[lane]);
   return SumLanes(lanes);
 }
 
-// p = 2^(t - lse2) of a row of finished scores, and ds = p (dp - delta), the gradient of the score with its bias; a
-// weight of 0 gives 0 whatever dp is.
-inline void WeightsAndGradient(float* t, float* dp, int64_t width, float lse2, float delta) {
+// Sum of x_j or, weighted by its distance, of x_j (distance + j), over whole groups of 16.
+inline float SumRow(const float* x, int64_t width) {
   const F d;
-  const VF l = hn::Set(d, lse2), del = hn::Set(d, delta), zero = hn::Zero(d);
+  HWY_ALIGN float lanes[kLanes] = {};
+  for (int64_t j = 0; j < width; j += kLanes)
+    for (int64_t v = 0; v < kLanes; v += kVector)
+      hn::Store(hn::Add(hn::LoadU(d, x + j + v), hn::Load(d, lanes + v)), d, lanes + v);
+  return SumLanes(lanes);
+}
+inline float SumRowByDistance(const float* x, int64_t width, float distance) {
+  const F d;
+  HWY_ALIGN float lanes[kLanes] = {};
+  for (int64_t j = 0; j < width; j += kLanes)
+    for (int64_t v = 0; v < kLanes; v += kVector)
+      hn::Store(hn::MulAdd(hn::LoadU(d, x + j + v), hn::Iota(d, distance + static_cast<float>(j + v)),
+                           hn::Load(d, lanes + v)),
+                d, lanes + v);
+  return SumLanes(lanes);
+}
+
+// p = 2^(t - lse2) of a row of finished scores, and ds = p (dp - delta), the gradient of the finished score; a weight
+// of 0 gives 0 whatever dp is. With dropout, p comes out without the dropped weights, and dp is `keep` times what a
+// kept weight gets.
+template <bool kDrop>
+inline void WeightsAndGradient(float* t, float* dp, int64_t width, float lse2, float delta, const Drop& drop = {},
+                               float keep = 1) {
+  const F d;
+  const VF l = hn::Set(d, lse2), del = hn::Set(d, delta), zero = hn::Zero(d), factor = hn::Set(d, keep);
   for (int64_t j = 0; j < width; j += kVector) {
     const VF p = Exp2(d, hn::Sub(hn::LoadU(d, t + j), l), zero);
-    hn::StoreU(p, d, t + j);
-    const VF ds = hn::Mul(p, hn::Sub(hn::LoadU(d, dp + j), del));
-    hn::StoreU(hn::IfThenElse(hn::Eq(p, zero), zero, ds), d, dp + j);
+    VF g = hn::LoadU(d, dp + j);
+    if constexpr (kDrop) g = hn::Mul(factor, Kept(drop, j, g));
+    hn::StoreU(kDrop ? Kept(drop, j, p) : p, d, t + j);
+    hn::StoreU(hn::IfThenElse(hn::Eq(p, zero), zero, hn::Mul(p, hn::Sub(g, del))), d, dp + j);
   }
 }
 
@@ -84,225 +81,411 @@ inline void ThroughCap(float* ds, int64_t width, const float* slope) {
     hn::StoreU(hn::Mul(hn::LoadU(d, ds + j), hn::LoadU(d, slope + j)), d, ds + j);
 }
 
-// One KV head of one batch. dw: [group][D] sums of this head's queries, or nullptr.
-template <class Score>
-void BackwardHead(const Problem& p, const Tiling& tiling, const Incoming& in, const Gradients& g, int64_t b,
-                  int64_t hkv, float* dw) {
-  const auto head = [&](const auto& t, int64_t h) {
-    using T = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(t.data)>>, const float, float>;
-    return static_cast<T*>(t.data) + b * t.stride[0] + h * t.stride[1];
-  };
-  const int64_t D = p.D, Dv = p.Dv, Dp = round_up(D, kLanes), Dvp = round_up(Dv, kLanes);
-  const bool want_scores = g.d_q.data || g.d_k.data || g.d_bias.data || dw;
-  const Span hull = tiling.keys(b);
-  const int64_t first_key = hull.begin / kWidestPanel * kWidestPanel;
-  const int64_t room = round_up(hull.end, kWidestPanel) - first_key;
-
-  // K and V of the head, transposed for q.k and d_out.v, and K's rows for dq.
-  const Floats k_panels = hwy::AllocateAligned<float>(std::max<int64_t>(1, room * D));
-  const Floats v_panels = hwy::AllocateAligned<float>(std::max<int64_t>(1, room * Dv));
-  PackPanels(head(p.a.k, hkv), p.a.k.stride[2], hull.begin, hull.end, D, k_panels.get() - first_key * D);
-  if (want_scores)
-    PackPanels(head(p.a.v, hkv), p.a.v.stride[2], hull.begin, hull.end, Dv, v_panels.get() - first_key * Dv);
-  WholeRows k_rows;
-  if (g.d_q.data && p.a.score == heed::Score::dot) k_rows = WholeRows(head(p.a.k, hkv), p.a.k.stride[2], hull, D);
-
-  // Each query head of the group: its rows, what comes in, and its dq.
-  struct Query {
-    WholeRows q, d_out;
-    ScoreInput score;
-    std::vector<float> lse2, delta;
-    Floats dq, dw;
-    const float* bias = nullptr;
-    float* d_bias = nullptr;
-  };
-  const ConstTensor& bias = p.a.bias;
-  const auto broadcast = [&](const Shape& shape, const Shape& stride, int64_t h) {
-    return (shape[0] == 1 ? 0 : b * stride[0]) + (shape[1] == 1 ? 0 : h * stride[1]);
-  };
-  std::vector<Query> queries(p.group);
-  for (int64_t x = 0; x < p.group; ++x) {
-    Query& query = queries[x];
-    const int64_t h = hkv * p.group + x;
-    if (g.d_k.data && p.a.score == heed::Score::dot) query.q = WholeRows(head(p.a.q, h), p.a.q.stride[2], {0, p.L}, D);
-    query.d_out = WholeRows(head(in.d_out, h), in.d_out.stride[2], {0, p.L}, Dv);
-    query.score = {
-        head(p.a.q, h), p.a.q.stride[2], nullptr, D,
-        p.a.w.data ? static_cast<const float*>(p.a.w.data) + broadcast(p.a.w.shape, p.a.w.stride, h) : nullptr};
-    query.lse2.resize(p.L);
-    query.delta.resize(p.L);
-    for (int64_t i = 0; i < p.L; ++i) {
-      query.lse2[i] = head(in.lse, h)[i * in.lse.stride[2]] * kLog2e;
-      query.delta[i] = DotRow(head(in.out, h) + i * in.out.stride[2], head(in.d_out, h) + i * in.d_out.stride[2], Dv) -
-                       (in.d_lse.data ? head(in.d_lse, h)[i * in.d_lse.stride[2]] : 0.0f);
-    }
-    if (g.d_q.data) {
-      query.dq = hwy::AllocateAligned<float>(std::max<int64_t>(1, p.L * Dp));
-      std::fill_n(query.dq.get(), p.L * Dp, 0.0f);
-    }
-    if (dw) {
-      query.dw = hwy::AllocateAligned<float>(D * kLanes);
-      std::fill_n(query.dw.get(), D * kLanes, 0.0f);
-    }
-    if (bias.data) query.bias = static_cast<const float*>(bias.data) + broadcast(bias.shape, bias.stride, h);
-    if (g.d_bias.data)
-      query.d_bias = static_cast<float*>(g.d_bias.data) + broadcast(g.d_bias.shape, g.d_bias.stride, h);
-  }
-  const int64_t bias_row = bias.shape[2] == 1 ? 0 : bias.stride[2], bias_key = bias.shape[3] == 1 ? 0 : 1;
-  const int64_t d_bias_row = g.d_bias.shape[2] == 1 ? 0 : g.d_bias.stride[2];
-  const float scale = static_cast<float>(p.scale);
-  Finish finish{static_cast<float>(p.scale * 1.44269504088896340736), static_cast<float>(p.a.softcap) * kLog2e};
-  if (bias.shape[3] == 1) finish.bias_stride = 0;
-  HWY_ALIGN float slope[kBlockKeys];  // of the softcap
-
-  // A short sequence fills a part of a block: clearing all of it would cost more than the products.
-  const int64_t most_keys = std::min(kBlockKeys, round_up(p.S, kWidestPanel));
-  const Floats scratch = hwy::AllocateAligned<float>(2 * kTileRows * kBlockKeys + most_keys * (Dp + Dvp));
-  float* s = scratch.get();                 // [rows][kBlockKeys] scores, then weights
-  float* ds = s + kTileRows * kBlockKeys;   // [rows][kBlockKeys] d_out.v, then the scores' gradient
-  float* dk = ds + kTileRows * kBlockKeys;  // the block's sums, see ScoreGradient
-  float* dv = dk + most_keys * Dp;          // [key][Dvp]
-  Span spans[kTileRows];
-
-  for (int64_t key0 = 0; key0 < p.S; key0 += kBlockKeys) {
-    const int64_t keys = std::min(kBlockKeys, p.S - key0);
-    std::fill(dk, dv + most_keys * Dvp, 0.0f);
-    for (int64_t x = 0; x < p.group; ++x) {
-      Query& query = queries[x];
-      // A block that begins before the hull is packed from the hull on; nothing before it is looked at.
-      query.score.k = k_panels.get() + (key0 - first_key) * D;
-      const float* v_block = v_panels.get() + (key0 - first_key) * Dv;
-      for (int64_t t = 0; t < tiling.tiles(); ++t) {
-        const Tile& tile = tiling.tile(b, t);
-        if (tile.cover(key0, key0 + keys) == Cover::empty) continue;
-        const int64_t rows = tile.row1 - tile.row0;
-        // The keys of the block that the tile sees, in whole panels: beyond them nothing is computed or read.
-        const Span seen{std::max<int64_t>(0, tile.keys.begin - key0) / kLanes * kLanes,
-                        round_up(std::min(keys, tile.keys.end - key0), kLanes)};
-        for (int64_t r = 0, n; r < rows; r += n) {
-          n = NextGroup(rows - r);
-          Span group{keys, 0};
-          for (int64_t i = r; i < r + n; ++i) {
-            const Span row = tiling.row(b, tile.row0 + i);
-            spans[i] = {std::clamp<int64_t>(row.begin - key0, 0, keys), std::clamp<int64_t>(row.end - key0, 0, keys)};
-            // A row whose scores are all -inf has lse = -inf and no weights.
-            if (spans[i].begin >= spans[i].end || query.lse2[tile.row0 + i] == -std::numeric_limits<float>::infinity())
-              spans[i] = {0, 0};
-            else
-              group = {std::min(group.begin, spans[i].begin), std::max(group.end, spans[i].end)};
-          }
-          if (group.begin >= group.end) group = {seen.begin, seen.begin};
-          const int64_t first = group.begin / kLanes * kLanes, width = round_up(group.end, kLanes) - first;
-          const int64_t v0 = first / kVector, v1 = v0 + width / kVector;
-          for (int64_t i = r; i < r + n; ++i)
-            for (float* block : {s, ds}) {
-              std::fill(block + i * kBlockKeys + seen.begin, block + i * kBlockKeys + first, 0.0f);
-              std::fill(block + i * kBlockKeys + first + width, block + i * kBlockKeys + seen.end, 0.0f);
-            }
-          if (width == 0) continue;
-          Score::Scores(query.score, tile.row0 + r, n, v0, v1, s + r * kBlockKeys + first);
-          if (want_scores) {
-            const int64_t stride = in.d_out.stride[2];
-            const Product t{head(in.d_out, hkv * p.group + x) + (tile.row0 + r) * stride,
-                            stride,
-                            v_block,
-                            kPanel,
-                            Dv * kPanel,
-                            ds + r * kBlockKeys,
-                            kBlockKeys};
-            StripOf<false, false>(n, t, 0, {0, Dv}, nullptr, v0, v1);
-          }
-          for (int64_t i = r; i < r + n; ++i) {
-            const int64_t row = tile.row0 + i;
-            float* block = s + i * kBlockKeys + first;
-            finish.bias = query.bias ? query.bias + row * bias_row + (key0 + first) * bias_key : nullptr;
-            FinishScores(block, {spans[i].begin - first, spans[i].end - first}, width, finish, slope);
-            WeightsAndGradient(block, ds + i * kBlockKeys + first, width,
-                               spans[i].begin < spans[i].end ? query.lse2[row] : 0.0f, query.delta[row]);
-            if (query.d_bias) {
-              const float* from = ds + i * kBlockKeys;
-              float* to = query.d_bias + row * d_bias_row;
-              if (g.d_bias.shape[3] == 1)
-                for (int64_t j = spans[i].begin; j < spans[i].end; ++j) to[0] += from[j];
-              else
-                for (int64_t j = spans[i].begin; j < spans[i].end; ++j) to[key0 + j] += from[j];
-            }
-            if (finish.cap2 > 0) ThroughCap(ds + i * kBlockKeys + first, width, slope);
-          }
-        }
-        if (g.d_v.data)  // dv_j += sum over i of p_ij d_out_i: p read the other way round
-          MultiplyTransposed({s + seen.begin, kBlockKeys, query.d_out.data + tile.row0 * query.d_out.stride,
-                              query.d_out.stride, kPanel, dv + seen.begin * Dvp, Dvp, kOnes},
-                             seen.end - seen.begin, rows, Dvp / kVector);
-        if (g.d_q.data || g.d_k.data || dw)
-          Score::Back(query.score, {ds, spans, tile.row0, rows, key0, seen,
-                                    query.q.data ? query.q.data + tile.row0 * query.q.stride : nullptr, query.q.stride,
-                                    k_rows.data ? k_rows.data + key0 * k_rows.stride : nullptr, k_rows.stride, Dp,
-                                    g.d_q.data ? query.dq.get() + tile.row0 * Dp : nullptr, g.d_k.data ? dk : nullptr,
-                                    dw ? query.dw.get() : nullptr});
-      }
-    }
-    for (int64_t j = 0; j < keys; ++j) {
-      if (g.d_k.data) {
-        float* to = head(g.d_k, hkv) + (key0 + j) * g.d_k.stride[2];
-        for (int64_t x = 0; x < D; ++x)
-          to[x] = scale * (Score::kTransposedDk ? dk[(j / kPanel * D + x) * kPanel + j % kPanel] : dk[j * Dp + x]);
-      }
-      if (g.d_v.data) std::memcpy(head(g.d_v, hkv) + (key0 + j) * g.d_v.stride[2], dv + j * Dvp, Dv * sizeof(float));
-    }
-  }
-
-  for (int64_t x = 0; x < p.group; ++x) {
-    if (g.d_q.data)
-      for (int64_t i = 0; i < p.L; ++i) {
-        float* to = head(g.d_q, hkv * p.group + x) + i * g.d_q.stride[2];
-        for (int64_t e = 0; e < D; ++e) to[e] = scale * queries[x].dq[i * Dp + e];
-      }
-    if (dw)
-      for (int64_t e = 0; e < D; ++e) dw[x * D + e] = scale * SumLanes(queries[x].dw.get() + e * kLanes);
-  }
+inline void AddRow(const float* x, int64_t n, float* to) {
+  const F d;
+  int64_t j = 0;
+  for (; j + kVector <= n; j += kVector) hn::StoreU(hn::Add(hn::LoadU(d, to + j), hn::LoadU(d, x + j)), d, to + j);
+  for (; j < n; ++j) to[j] += x[j];
 }
 
-void Backward(const Problem& p, const Incoming& in, const Gradients& g) {
-  const Tiling tiling(p, 1, kTileRows);
-  // A bias gradient is zeroed here, row by row, and then added to by whoever owns it.
-  if (g.d_bias.data)
-    for (int64_t b = 0; b < g.d_bias.shape[0]; ++b)
-      for (int64_t h = 0; h < g.d_bias.shape[1]; ++h)
-        for (int64_t i = 0; i < g.d_bias.shape[2]; ++i)
-          std::fill_n(static_cast<float*>(g.d_bias.data) + b * g.d_bias.stride[0] + h * g.d_bias.stride[1] +
-                          i * g.d_bias.stride[2],
-                      g.d_bias.shape[3], 0.0f);
-  std::vector<float> dw;
-  if (g.d_w.data) dw.resize(p.B * p.Hq * p.D);
+// to[0, n) = factor * from[0, n), rounded to T.
+template <class T>
+inline void NarrowRow(const float* from, int64_t n, float factor, T* to) {
+  const F d;
+  const VF f = hn::Set(d, factor);
+  int64_t x = 0;
+  for (; x + kVector <= n; x += kVector) Narrow(hn::Mul(hn::LoadU(d, from + x), f), d, to + x);
+  for (; x < n; ++x) NarrowOne(from[x] * factor, to + x);
+}
 
-  const bool all_batches = g.d_bias.data && g.d_bias.shape[0] == 1, all_heads = g.d_bias.data && g.d_bias.shape[1] == 1;
-  const int64_t batch_tasks = all_batches ? 1 : p.B, head_tasks = all_heads ? 1 : p.Hkv;
-  parallel(p.a.executor, batch_tasks * head_tasks, [&](int64_t task) {
-    const int64_t b0 = all_batches ? 0 : task / head_tasks, b1 = all_batches ? p.B : b0 + 1;
-    const int64_t h0 = all_heads ? 0 : task % head_tasks, h1 = all_heads ? p.Hkv : h0 + 1;
-    for (int64_t b = b0; b < b1; ++b)
-      for (int64_t h = h0; h < h1; ++h) {
-        float* mine = dw.empty() ? nullptr : dw.data() + (b * p.Hq + h * p.group) * p.D;
-        if (p.a.score == Score::dot)
-          BackwardHead<DotScore>(p, tiling, in, g, b, h, mine);
-        else
-          BackwardHead<AdditiveScore>(p, tiling, in, g, b, h, mine);
+// ---- The pass ----
+
+// Sums that rows or blocks leave for the end.
+enum BackSums { kOfW, kOfBias, kOfAlibi, kOfSinks };
+
+template <class T, class ScoreOf>
+struct Backward : Rows<T> {
+  using Base = Rows<T>;
+  using Base::head, Base::head_of, Base::query, Base::p, Base::plan, Base::tiling, Base::scale2;
+
+  const Incoming& in;
+  const Gradients& g;
+  int64_t Dp = round_up(p.D, kLanes), Dvp = round_up(p.Dv, kLanes);
+  int64_t rows = tiling.rows(), tiles = tiling.tiles(), heads = p.B * p.Hkv;
+  int64_t most_rows = tiles ? tiling.tile(0, 0).row1 - tiling.tile(0, 0).row0 : 0;
+  int64_t most_keys = std::min(kBlockKeys, round_up(p.S, kWidestPanel));
+  bool to_scores = g.d_q.data || g.d_k.data || g.d_w.data || g.d_bias.data || g.d_alibi.data;
+  bool to_inputs = g.d_q.data || g.d_k.data || g.d_w.data;
+  float keep = static_cast<float>(1 / (1 - p.a.dropout));
+  // What a gradient still lacks: rows come scaled for powers of two (Rows::gather_queries, scale_w).
+  float dq_factor = p.a.score == Score::dot ? static_cast<float>(p.scale) : static_cast<float>(kLn2);
+  float dk_factor = static_cast<float>(kLn2);
+
+  // ---- Memory ----
+
+  // What the rows of one KV head carry.
+  struct Head {
+    float *lse2, *delta;  // [rows]: lse in powers of two; sum of out * d_out less d_lse
+    float* dq;            // [rows][Dp]
+  };
+  int64_t head_size() const { return round_up(2 * rows, kLanes) + (g.d_q.data ? rows * Dp : 0); }
+  Head head_memory(int64_t index, int worker) const {
+    float* memory = plan.back.heads.floats(0) + (plan.back.whole_heads ? worker : index) * head_size();
+    return {memory, memory + rows, memory + round_up(2 * rows, kLanes)};
+  }
+
+  struct Work {
+    float *k_panels, *v_panels, *k_strips;  // of the block
+    float *dk, *dv;                         // its sums: [key][Dp] (additive: in panels as k), [key][Dvp]
+    float *q, *d_out;                       // of the tile: [rows][Dp], [rows][Dvp]
+    float *s, *ds;        // [rows][kBackStride]: scores, then weights; gradients of weights, then of scores
+    float *bias, *slope;  // of one row: [kBlockKeys]
+    float *w, *dw;        // additive: [group][D], [group][D][16]
+  };
+  int64_t work_size() const { return lay_out(nullptr).second; }
+  Work work(int worker) const { return lay_out(plan.back.scratch[worker].floats(0)).first; }
+  std::pair<Work, int64_t> lay_out(float* memory) const {
+    int64_t used = 0;
+    const auto take = [&](int64_t n) {
+      float* mine = memory + used;
+      used += round_up(n, kLanes);
+      return mine;
+    };
+    Work w{};
+    w.k_panels = take(most_keys * p.D);
+    w.v_panels = take(most_keys * p.Dv);
+    w.k_strips = take(most_keys * Dp);
+    w.dk = take(most_keys * Dp);
+    w.dv = take(most_keys * Dvp);
+    w.q = take(most_rows * Dp);
+    w.d_out = take(most_rows * Dvp);
+    w.s = take(most_rows * kBackStride);
+    w.ds = take(most_rows * kBackStride);
+    w.bias = take(kBlockKeys);
+    w.slope = take(kBlockKeys);
+    w.w = take(p.a.w.data ? p.group * p.D : 0);
+    w.dw = take(g.d_w.data ? p.group * p.D * kLanes : 0);
+    return {w, used};
+  }
+
+  float* row_sums(BackSums which, int64_t b, int64_t hkv) const {
+    return plan.back.sums[which].floats(0) + (b * p.Hkv + hkv) * rows;
+  }
+
+  const float* of_lse(const ConstTensor& t, int64_t b, int64_t hkv, int64_t x) const {
+    return static_cast<const float*>(t.data) + b * t.stride[0] + head_of(hkv, x) * t.stride[1] + query(x) * t.stride[2];
+  }
+  T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t i) const {
+    return static_cast<T*>(t.data) + b * t.stride[0] + h * t.stride[1] + i * t.stride[2];
+  }
+
+  // ---- Before the blocks: what a tile's rows carry ----
+
+  void start_tile(int64_t b, int64_t hkv, int64_t t, const Head& mine) const {
+    const Tile& tile = tiling.tile(b, t);
+    plan.back.next[(b * p.Hkv + hkv) * tiles + t].store(static_cast<int32_t>(tile.keys.begin / kBlockKeys),
+                                                        std::memory_order_release);
+    if (g.d_bias.data && g.d_bias.shape[3] == 1)
+      std::fill_n(row_sums(kOfBias, b, hkv) + tile.row0, tile.row1 - tile.row0, 0.0f);
+    if (g.d_alibi.data) std::fill_n(row_sums(kOfAlibi, b, hkv) + tile.row0, tile.row1 - tile.row0, 0.0f);
+    const bool sees = tile.keys.begin < tile.keys.end;
+    for (int64_t x = tile.row0; x < tile.row1; ++x) {
+      const int64_t h = head_of(hkv, x), i = query(x);
+      const float lse = *of_lse(in.lse, b, hkv, x);
+      mine.lse2[x] = lse * kLog2e;
+      mine.delta[x] =
+          DotRow(head(in.out, b, h) + i * in.out.stride[2], head(in.d_out, b, h) + i * in.d_out.stride[2], p.Dv) -
+          (in.d_lse.data ? *of_lse(in.d_lse, b, hkv, x) : 0.0f);
+      if (g.d_sinks.data) {  // the sink's weight times (0 - delta)
+        const float weight = std::exp2(this->head_value(p.a.sinks, h) - mine.lse2[x]);
+        row_sums(kOfSinks, b, hkv)[x] = weight > 0 ? -weight * mine.delta[x] : 0.0f;  // lse = -inf: no weight
       }
-  });
+      if (g.d_q.data && !sees)
+        for (int64_t e = 0; e < p.D; ++e) NarrowOne(0.0f, row_of(g.d_q, b, h, i) + e);
+    }
+    if (g.d_q.data) std::fill_n(mine.dq + tile.row0 * Dp, sees ? (tile.row1 - tile.row0) * Dp : 0, 0.0f);
+  }
 
-  if (g.d_w.data) {
-    const bool per_head = g.d_w.shape[1] != 1;
-    float* to = static_cast<float*>(g.d_w.data);
-    for (int64_t h = 0; h < g.d_w.shape[1]; ++h)
-      for (int64_t x = 0; x < p.D; ++x) {
-        double sum = 0;
-        for (int64_t b = 0; b < p.B; ++b)
-          for (int64_t from = per_head ? h : 0; from < (per_head ? h + 1 : p.Hq); ++from)
-            sum += dw[(b * p.Hq + from) * p.D + x];
-        to[h * g.d_w.stride[1] + x] = static_cast<float>(sum);
+  // ---- One block of keys ----
+
+  void block(int64_t b, int64_t hkv, int64_t c, const Head& mine, const Work& w) const {
+    const int64_t key0 = c * kBlockKeys, keys = std::min(kBlockKeys, p.S - key0);
+    const Span seen = this->seen_of(b, key0);
+    if (seen.begin < seen.end) {
+      const T *k = head(p.a.k, b, hkv) + key0 * p.a.k.stride[2], *v = head(p.a.v, b, hkv) + key0 * p.a.v.stride[2];
+      PackPanels(k, p.a.k.stride[2], seen.begin, seen.end, p.D, w.k_panels);
+      if (to_scores) PackPanels(v, p.a.v.stride[2], seen.begin, seen.end, p.Dv, w.v_panels);
+      if (g.d_q.data && std::is_same_v<ScoreOf, DotScore>)
+        PackStrips(k, p.a.k.stride[2], seen.begin, seen.end, p.D, Dp, most_keys * kPanel, w.k_strips);
+    }
+    const int64_t whole = round_up(keys, kWidestPanel);
+    if (g.d_k.data) std::fill_n(w.dk, whole * Dp, 0.0f);
+    if (g.d_v.data) std::fill_n(w.dv, whole * Dvp, 0.0f);
+    if (g.d_w.data) std::fill_n(w.dw, p.group * p.D * kLanes, 0.0f);
+    this->scale_w(hkv, w.w);
+
+    for (int64_t t = 0; t < tiles; ++t)
+      if (tiling.tile(b, t).cover(key0, key0 + keys) != Cover::empty) tile(b, hkv, c, t, keys, mine, w);
+
+    for (int64_t j = 0; j < keys; ++j) {
+      if (g.d_k.data) {
+        T* to = row_of(g.d_k, b, hkv, key0 + j);
+        if constexpr (std::is_same_v<ScoreOf, DotScore>)
+          NarrowRow(w.dk + j * Dp, p.D, dk_factor, to);
+        else
+          for (int64_t x = 0; x < p.D; ++x)
+            NarrowOne(dk_factor * w.dk[(j / kPanel * p.D + x) * kPanel + j % kPanel], to + x);
+      }
+      if (g.d_v.data) NarrowRow(w.dv + j * Dvp, p.Dv, keep, row_of(g.d_v, b, hkv, key0 + j));
+    }
+    if (g.d_w.data) {
+      float* to = plan.back.sums[kOfW].floats(0) + ((b * p.Hkv + hkv) * plan.back.blocks + c) * p.group * p.D;
+      for (int64_t x = 0; x < p.group * p.D; ++x) to[x] = SumLanes(w.dw + x * kLanes);
+    }
+  }
+
+  // ---- One tile of rows against one block ----
+
+  void tile(int64_t b, int64_t hkv, int64_t c, int64_t t, int64_t keys, const Head& mine, const Work& w) const {
+    const Tile& tile = tiling.tile(b, t);
+    const int64_t n_rows = tile.row1 - tile.row0, key0 = c * kBlockKeys;
+    const Block block{key0, keys, w.k_panels, nullptr, 0, 0, 0};
+    gather_rows(b, hkv, tile, w);
+
+    // The keys that the tile sees, in whole groups of 16, and for each group of 16 the rows that see some of it: beyond
+    // them nothing is computed or read.
+    const Span seen{std::max<int64_t>(0, tile.keys.begin - key0) / kLanes * kLanes,
+                    round_up(std::min(keys, tile.keys.end - key0), kLanes)};
+    Span seeing[kBlockKeys / kLanes];
+    std::fill(seeing, seeing + kBlockKeys / kLanes, Span{n_rows, 0});
+    Span spans[kMostRows];
+
+    wait_for_turn(b, hkv, c, t);
+    for (int64_t r = 0, n; r < n_rows; r += n) {
+      n = NextGroup(n_rows - r);
+      const int64_t x = tile.row0 + r;
+      const Sight sight = this->look(b, x, n, block);
+      const int64_t end = sight.first + sight.width;
+      for (float* rows_of : {w.s, w.ds})
+        for (int64_t i = r; i < r + n; ++i) {
+          float* row = rows_of + i * kBackStride;
+          std::fill(row + seen.begin, row + std::clamp(sight.first, seen.begin, seen.end), 0.0f);
+          std::fill(row + std::clamp(end, seen.begin, seen.end), row + seen.end, 0.0f);
+        }
+      for (int64_t i = 0; i < n; ++i)  // a row whose scores are all -inf has lse = -inf and no weights
+        spans[r + i] = mine.lse2[x + i] == -std::numeric_limits<float>::infinity() ? Span{0, 0} : sight.spans[i];
+      if (sight.width == 0) continue;
+      for (int64_t column = sight.first / kLanes; column < end / kLanes; ++column)
+        seeing[column] = {std::min(seeing[column].begin, r), r + n};
+
+      const int64_t v0 = sight.first / kVector, v1 = end / kVector;
+      scores(x, n, w, r, v0, v1);
+      if (to_scores) {
+        const Product dp{w.d_out + r * Dvp,      Dvp,        w.v_panels, kPanel, p.Dv * kPanel,
+                         w.ds + r * kBackStride, kBackStride};
+        StripOf<false, false>(n, dp, 0, {0, p.Dv}, nullptr, v0, v1);
+      }
+      for (int64_t i = 0; i < n; ++i) row(b, hkv, x + i, r + i, key0, sight.first, sight.width, spans[r + i], mine, w);
+      if (to_inputs) to_queries(tile, r, n, spans, mine, w);
+    }
+    if (g.d_v.data)  // dv_j += sum over i of p_ij d_out_i: p read the other way round
+      to_keys(w.s, w.d_out, Dvp, w.dv, seen, seeing);
+    if (g.d_k.data && std::is_same_v<ScoreOf, DotScore>)  // dk_j += sum over i of ds_ij q_i
+      to_keys(w.ds, w.q, Dp, w.dk, seen, seeing);
+
+    if (g.d_q.data && c == (tile.keys.end - 1) / kBlockKeys)
+      for (int64_t x = tile.row0; x < tile.row1; ++x)
+        NarrowRow(mine.dq + x * Dp, p.D, dq_factor, row_of(g.d_q, b, head_of(hkv, x), query(x)));
+    plan.back.next[(b * p.Hkv + hkv) * tiles + t].store(static_cast<int32_t>(c + 1), std::memory_order_release);
+  }
+
+  static constexpr int64_t kMostRows = 96;
+
+  // q (scaled) and d_out of the tile's rows as f32.
+  void gather_rows(int64_t b, int64_t hkv, const Tile& tile, const Work& w) const {
+    const float factor = p.a.score == Score::dot ? scale2 : 1.0f;
+    float *q = w.q, *d_out = w.d_out;
+    for (int64_t x = tile.row0; x < tile.row1; ++x, q += Dp, d_out += Dvp) {
+      const int64_t h = head_of(hkv, x), i = query(x);
+      WidenRow(head(p.a.q, b, h) + i * p.a.q.stride[2], p.D, Dp, factor, q);
+      WidenRow(head(in.d_out, b, h) + i * in.d_out.stride[2], p.Dv, Dvp, 1.0f, d_out);
+    }
+  }
+
+  void scores(int64_t x, int64_t n, const Work& w, int64_t r, int64_t v0, int64_t v1) const {
+    float* s = w.s + r * kBackStride;
+    if constexpr (std::is_same_v<ScoreOf, DotScore>) {
+      ScoreOf::Scores({w.q + r * Dp, Dp, w.k_panels, p.D, nullptr}, n, v0, v1, s, kBackStride);
+    } else {
+      for (int64_t i = 0; i < n; ++i)
+        ScoreOf::Scores({w.q + (r + i) * Dp, Dp, w.k_panels, p.D, w.w + tiling.head(x + i) * p.D}, 1, v0, v1,
+                        s + i * kBackStride, kBackStride);
+    }
+  }
+
+  // Row x of the head, r of the tile: weights and the gradients of its scores; what bias and ALiBi's slope get of them.
+  void row(int64_t b, int64_t hkv, int64_t x, int64_t r, int64_t key0, int64_t first, int64_t width, Span span,
+           const Head& mine, const Work& w) const {
+    float *s = w.s + r * kBackStride + first, *ds = w.ds + r * kBackStride + first;
+    const Span inside{span.begin - first, span.end - first};
+    const bool sees = span.begin < span.end;
+    const Finish finish = this->finish_of(b, hkv, x, key0 + first, inside, w.bias);
+    FinishScores(s, inside, width, finish, w.slope);
+    const float lse2 = sees ? mine.lse2[x] : 0.0f;
+    if (p.a.dropout > 0)
+      WeightsAndGradient<true>(s, ds, width, lse2, mine.delta[x], this->drop_of(b, hkv, x, key0 + first), keep);
+    else
+      WeightsAndGradient<false>(s, ds, width, lse2, mine.delta[x]);
+    if (!to_scores || !sees) return;
+    if (g.d_bias.data && g.d_bias.shape[3] == 1) {
+      row_sums(kOfBias, b, hkv)[x] += SumRow(ds, width);
+    } else if (g.d_bias.data) {
+      const Tensor& t = g.d_bias;
+      float* to = static_cast<float*>(t.data) + (t.shape[0] == 1 ? 0 : b * t.stride[0]) +
+                  (t.shape[1] == 1 ? 0 : head_of(hkv, x) * t.stride[1]) +
+                  (t.shape[2] == 1 ? 0 : query(x) * t.stride[2]);
+      AddRow(ds + inside.begin, span.end - span.begin, to + key0 + span.begin);
+    }
+    if (g.d_alibi.data) row_sums(kOfAlibi, b, hkv)[x] += SumRowByDistance(ds, width, finish.distance);
+    if (finish.cap2 > 0) ThroughCap(ds, width, w.slope);
+  }
+
+  void to_queries(const Tile& tile, int64_t r, int64_t n, const Span* spans, const Head& mine, const Work& w) const {
+    const ScoreGradient back{w.ds,
+                             p.group,
+                             tile.row0,
+                             spans,
+                             w.k_strips,
+                             most_keys * kPanel,
+                             Dp,
+                             g.d_q.data ? mine.dq + tile.row0 * Dp : nullptr,
+                             g.d_k.data ? w.dk : nullptr,
+                             g.d_w.data ? w.dw : nullptr};
+    if constexpr (std::is_same_v<ScoreOf, DotScore>) {
+      if (back.dq) ScoreOf::ToQueries(back, r, n);
+    } else {
+      ScoreOf::ToAll({w.q, Dp, w.k_panels, p.D, w.w}, back, r, n);
+    }
+  }
+
+  // c_j += sum over rows i of a_ij b_i for the keys j in `seen`; b: [rows][b_row], c: [key][b_row].
+  void to_keys(const float* a, const float* b, int64_t b_row, float* c, Span seen, const Span* seeing) const {
+    const Product t{a + seen.begin, kBackStride, b, b_row, kPanel, c + seen.begin * b_row, b_row, kOnes};
+    for (int64_t j = seen.begin, n; j < seen.end; j += n) {
+      n = NextGroup(seen.end - j);
+      const Span &x = seeing[j / kLanes], &y = seeing[(j + n - 1) / kLanes];
+      const Span rows_of{std::min(x.begin, y.begin), std::max(x.end, y.end)};
+      if (rows_of.begin < rows_of.end) StripOf<true, false>(n, t, j - seen.begin, rows_of, nullptr, 0, b_row / kVector);
+    }
+  }
+
+  // ---- The order of sums ----
+
+  // Rows of the tile have been through all blocks before c, and, where heads add to one bias gradient, the heads before
+  // this one have added what they have for this tile and block.
+  void wait_for_turn(int64_t b, int64_t hkv, int64_t c, int64_t t) const {
+    const int64_t index = b * p.Hkv + hkv;
+    if (!plan.back.whole_heads) wait(index, t, c);
+    const Tensor& d = g.d_bias;
+    if (!d.data || d.shape[3] == 1) return;
+    for (int64_t b0 = d.shape[0] == 1 ? 0 : b; b0 <= b; ++b0)
+      for (int64_t h0 = d.shape[1] == 1 ? 0 : hkv; h0 < (d.shape[1] == 1 ? p.Hkv : hkv + 1); ++h0) {
+        const int64_t other = b0 * p.Hkv + h0;
+        if (other >= index) return;
+        for (int64_t t0 = d.shape[2] == 1 ? 0 : t; t0 < (d.shape[2] == 1 ? tiles : t + 1); ++t0) {
+          const Span keys = tiling.tile(b0, t0).keys;
+          const int64_t begin = keys.begin / kBlockKeys, end = (keys.end + kBlockKeys - 1) / kBlockKeys;
+          if (begin <= c && keys.begin < keys.end) wait(other, t0, std::min(c + 1, end));
+        }
       }
   }
+
+  void wait(int64_t head, int64_t t, int64_t turn) const {
+    const std::atomic<int32_t>& next = plan.back.next[head * tiles + t];
+    for (int spins = 0; next.load(std::memory_order_acquire) < turn;)
+      if (++spins > 1000) std::this_thread::yield();
+  }
+
+  // ---- All of it ----
+
+  void run() const {
+    Plan::State::Back& back = plan.back;
+    back.heads.floats((back.whole_heads ? back.workers : heads) * head_size());
+    for (Memory& memory : back.scratch) memory.floats(work_size());
+    back.sums[kOfW].floats(g.d_w.data ? heads * back.blocks * p.group * p.D : 0);
+    back.sums[kOfBias].floats(g.d_bias.data && g.d_bias.shape[3] == 1 ? heads * rows : 0);
+    back.sums[kOfAlibi].floats(g.d_alibi.data ? heads * rows : 0);
+    back.sums[kOfSinks].floats(g.d_sinks.data ? heads * rows : 0);
+    for (int64_t x = 0; x < heads * tiles; ++x) back.next[x].store(-1, std::memory_order_relaxed);
+    clear_bias();
+    if (!back.whole_heads)
+      parallel(p.a.executor, back.workers, heads * tiles, [&](int, int64_t x) {
+        const int64_t head = x / tiles;
+        start_tile(head / p.Hkv, head % p.Hkv, x % tiles, head_memory(head, 0));
+      });
+    parallel(p.a.executor, back.workers, static_cast<int64_t>(back.pieces.size()), [&](int worker, int64_t x) {
+      const Piece& piece = back.pieces[x];
+      const Head mine = head_memory(piece.b * p.Hkv + piece.hkv, worker);
+      if (back.whole_heads)
+        for (int64_t t = 0; t < tiles; ++t) start_tile(piece.b, piece.hkv, t, mine);
+      const Work w = work(worker);
+      for (int64_t c = piece.part; c < piece.end; ++c) block(piece.b, piece.hkv, c, mine, w);
+    });
+    add_up();
+  }
+
+  void clear_bias() const {
+    const Tensor& d = g.d_bias;
+    if (!d.data || d.shape[3] == 1) return;
+    const auto one_head = [&](int64_t x) {
+      float* head = static_cast<float*>(d.data) + x / d.shape[1] * d.stride[0] + x % d.shape[1] * d.stride[1];
+      for (int64_t i = 0; i < d.shape[2]; ++i) std::fill_n(head + i * d.stride[2], d.shape[3], 0.0f);
+    };
+    parallel(p.a.executor, plan.back.workers, d.shape[0] * d.shape[1], [&](int, int64_t x) { one_head(x); });
+  }
+
+  // What rows and blocks have left, in double and in order.
+  void add_up() const {
+    if (g.d_bias.data && g.d_bias.shape[3] == 1) add_up_rows(kOfBias, g.d_bias);
+    if (g.d_alibi.data) add_up_rows(kOfAlibi, g.d_alibi);
+    if (g.d_sinks.data) add_up_rows(kOfSinks, g.d_sinks);
+    if (!g.d_w.data) return;
+    std::vector<double> sums(g.d_w.shape[1] * p.D);
+    for (int64_t x = 0; x < heads * plan.back.blocks * p.group; ++x) {
+      const int64_t h = x / (plan.back.blocks * p.group) % p.Hkv * p.group + x % p.group;
+      for (int64_t e = 0; e < p.D; ++e)
+        sums[(g.d_w.shape[1] == 1 ? 0 : h * p.D) + e] += plan.back.sums[kOfW].floats(0)[x * p.D + e];
+    }
+    for (int64_t h = 0; h < g.d_w.shape[1]; ++h)
+      for (int64_t e = 0; e < p.D; ++e)
+        static_cast<float*>(g.d_w.data)[h * g.d_w.stride[1] + e] = static_cast<float>(p.scale * sums[h * p.D + e]);
+  }
+
+  void add_up_rows(BackSums which, const Tensor& t) const {
+    const Shape& n = t.shape;
+    std::vector<double> sums(n[0] * n[1] * n[2]);
+    for (int64_t head = 0; head < heads; ++head)
+      for (int64_t x = 0; x < rows; ++x) {
+        const int64_t b = n[0] == 1 ? 0 : head / p.Hkv, h = n[1] == 1 ? 0 : head_of(head % p.Hkv, x);
+        sums[(b * n[1] + h) * n[2] + (n[2] == 1 ? 0 : query(x))] += plan.back.sums[which].floats(0)[head * rows + x];
+      }
+    for (int64_t b = 0; b < n[0]; ++b)
+      for (int64_t h = 0; h < n[1]; ++h)
+        for (int64_t i = 0; i < n[2]; ++i)
+          static_cast<float*>(t.data)[b * t.stride[0] + h * t.stride[1] + i * t.stride[2]] =
+              static_cast<float>(sums[(b * n[1] + h) * n[2] + i]);
+  }
+};
+
+void BackwardPass(const Problem& p, Plan::State& plan, const Incoming& in, const Gradients& g) {
+  const Output none{};
+  WithRows(p, plan, none, [&]<class T>(const Rows<T>&) {
+    const Rows<T> rows{p, plan, none, plan.back.tiling};
+    if (p.a.score == Score::dot)
+      Backward<T, DotScore>{rows, in, g}.run();
+    else
+      Backward<T, AdditiveScore>{rows, in, g}.run();
+  });
 }
 
 }  // namespace HWY_NAMESPACE
@@ -311,9 +494,9 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace heed {
-HWY_EXPORT(Backward);
-void backward_pass(const Problem& p, const Incoming& in, const Gradients& gradients) {
-  HWY_DYNAMIC_DISPATCH(Backward)(p, in, gradients);
+HWY_EXPORT(BackwardPass);
+void backward_pass(const Problem& p, Plan::State& plan, const Incoming& in, const Gradients& gradients) {
+  HWY_DYNAMIC_DISPATCH(BackwardPass)(p, plan, in, gradients);
 }
 }  // namespace heed
 #endif

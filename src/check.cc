@@ -65,6 +65,15 @@ void check_writable(const char* name, const Tensor& t) {
                   " has stride 0; give it memory of its own");
 }
 
+// One number for each query head, or one for all.
+void check_head_values(const char* name, const ConstTensor& t, const Problem& p) {
+  if (!t.data) return;
+  check_view(name, t);
+  if (t.shape != Shape{1, 1, 1, 1} && t.shape != Shape{1, p.Hq, 1, 1})
+    throw Error(std::string(name) + " has shape " + text(t.shape) + " but needs [1, " + text(p.Hq) + " or 1, 1, 1]");
+  if (t.dtype != DType::f32 || !narrow(p.a.q.dtype)) check_dtype(name, t, p.a.q.dtype);
+}
+
 Problem check_problem(const Attention& a, bool with_v) {
   check_view("q", a.q);
   check_view("k", a.k);
@@ -118,6 +127,10 @@ Problem check_problem(const Attention& a, bool with_v) {
                     text(axis) + " must be 1 or " + text(full[axis]));
     if (a.bias.dtype != DType::f32 || !narrow(a.q.dtype)) check_dtype("bias", a.bias, a.q.dtype);
   }
+  check_head_values("alibi", a.alibi, p);
+  check_head_values("sinks", a.sinks, p);
+  if (!(a.dropout >= 0 && a.dropout < 1))
+    throw Error("dropout is " + std::to_string(a.dropout) + "; it must be at least 0 and below 1");
   if (!(a.softcap >= 0 && a.softcap <= 1e30))
     throw Error("softcap is " + std::to_string(a.softcap) + "; it must be positive, or 0 for none");
   a.mask.check(p.mask_shape());
@@ -137,17 +150,29 @@ void check_read(const char* name, const ConstTensor& t, const Shape& want, const
   check_dtype(name, t, dtype);
 }
 
+// lse and sums over many elements are f32 beside f16 and bf16.
+void check_exact(const char* name, const ConstTensor& t, DType q) {
+  const DType exact = narrow(q) ? DType::f32 : q;
+  if (t.data && t.dtype != exact)
+    throw Error(std::string(name) + " is " + text(t.dtype) + " but for q of " + text(q) + " it must be " + text(exact));
+}
+
+// A gradient that is wanted, of an input that must be there.
+void check_gradient(const char* d_name, const Tensor& d, const char* name, const ConstTensor& of, DType q) {
+  if (!d.data) return;
+  if (!of.data) throw Error(std::string(d_name) + " is asked for but there is no " + name + "; leave it out");
+  check_exact(d_name, d, q);
+  check_written(d_name, d, of.shape, (std::string(name) + "'s shape").c_str(), d.dtype);
+}
+
 }  // namespace
 
 Problem check_forward(const Attention& a, const Output& result) {
   const Problem p = check_problem(a, true);
   check_written("out", result.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
   if (result.lse.data) {
-    const DType exact = narrow(a.q.dtype) ? DType::f32 : a.q.dtype;
-    if (result.lse.dtype != exact)
-      throw Error(std::string("lse is ") + text(result.lse.dtype) + " but for q of " + text(a.q.dtype) +
-                  " it must be " + text(exact));
-    check_written("lse", result.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", exact);
+    check_exact("lse", result.lse, a.q.dtype);
+    check_written("lse", result.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", result.lse.dtype);
   }
   return p;
 }
@@ -155,23 +180,19 @@ Problem check_forward(const Attention& a, const Output& result) {
 Problem check_backward(const Attention& a, const Incoming& in, const Gradients& g) {
   const Problem p = check_problem(a, true);
   const DType t = a.q.dtype;
-  if (narrow(t))
-    throw Error(std::string("q is ") + text(t) + " but this version's backward computes f32 and f64; convert to f32");
   check_read("out", in.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", t);
-  check_read("lse", in.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", t);
+  check_exact("lse", in.lse, t);
+  check_read("lse", in.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", in.lse.dtype);
   check_read("d_out", in.d_out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", t);
-  if (in.d_lse.data) check_read("d_lse", in.d_lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", t);
+  check_exact("d_lse", in.d_lse, t);
+  if (in.d_lse.data) check_read("d_lse", in.d_lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", in.d_lse.dtype);
   if (g.d_q.data) check_written("d_q", g.d_q, a.q.shape, "q's shape", t);
   if (g.d_k.data) check_written("d_k", g.d_k, a.k.shape, "k's shape", t);
   if (g.d_v.data) check_written("d_v", g.d_v, a.v.shape, "v's shape", t);
-  if (g.d_w.data) {
-    if (!a.w.data) throw Error("d_w is asked for but there is no w; leave it out");
-    check_written("d_w", g.d_w, a.w.shape, "w's shape", t);
-  }
-  if (g.d_bias.data) {
-    if (!a.bias.data) throw Error("d_bias is asked for but there is no bias; leave it out");
-    check_written("d_bias", g.d_bias, a.bias.shape, "bias's shape", t);
-  }
+  check_gradient("d_w", g.d_w, "w", a.w, t);
+  check_gradient("d_bias", g.d_bias, "bias", a.bias, t);
+  check_gradient("d_alibi", g.d_alibi, "alibi", a.alibi, t);
+  check_gradient("d_sinks", g.d_sinks, "sinks", a.sinks, t);
   return p;
 }
 

@@ -46,7 +46,7 @@ struct Blocks : Rows<T> {
   // puts the sums together.
   template <class ScoreOf>
   void some_blocks(int worker, const Piece& piece) const {
-    const int64_t b = piece.b, hkv = piece.hkv, rows = plan.tiling.rows();
+    const int64_t b = piece.b, hkv = piece.hkv, rows = this->tiling.rows();
     const int64_t head_index = b * p.Hkv + hkv, size = sums_size(rows);
     const int64_t scores = rows * kBlockKeys, packed = kPart * p.D + (v_in_place ? 0 : kBlockKeys * (p.D + padded));
     const Scratch mine = scratch(worker, scores + packed, rows);
@@ -54,7 +54,7 @@ struct Blocks : Rows<T> {
     float* partials = plan.partial.floats(0) + head_index * plan.blocks * size;
     gather_queries(b, hkv, 0, rows, mine.q);
     const float* w = scale_w(hkv, mine.w);
-    const Span all_seen = plan.tiling.keys(b);
+    const Span all_seen = this->tiling.keys(b);
     const bool dense_k = p.a.k.stride[2] == p.D, dense_v = v_in_place && p.a.v.stride[2] == p.Dv;
     const auto ahead_of = [&](const ConstTensor& t, int64_t key, int64_t end) {
       return reinterpret_cast<const char*>(head(t, b, hkv) + std::min(key, end) * t.stride[2]);
@@ -137,7 +137,7 @@ struct Blocks : Rows<T> {
   template <class ScoreOf>
   void run() const {
     const int64_t heads = p.B * p.Hkv;
-    plan.partial.floats(heads * plan.blocks * sums_size(plan.tiling.rows()));
+    plan.partial.floats(heads * plan.blocks * sums_size(this->tiling.rows()));
     for (int64_t x = 0; x < heads; ++x) plan.left[x].store(0, std::memory_order_relaxed);
     for (const Piece& piece : plan.pieces)
       plan.left[piece.b * p.Hkv + piece.hkv].fetch_add(static_cast<int32_t>(piece.end - piece.part),

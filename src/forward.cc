@@ -36,17 +36,17 @@ struct Tiles : Rows<T> {
   Next next_of(const Piece* piece) const {
     Next next{piece};
     if (!piece) return next;
-    const Span seen = plan.tiling.keys(piece->b);
-    const int64_t groups = std::max<int64_t>(1, plan.tiling.rows() / kGroup);
-    next.rows = 2 * plan.tiling.rows() + 2 * (seen.end - seen.begin);
+    const Span seen = this->tiling.keys(piece->b);
+    const int64_t groups = std::max<int64_t>(1, this->tiling.rows() / kGroup);
+    next.rows = 2 * this->tiling.rows() + 2 * (seen.end - seen.begin);
     next.step = (next.rows + groups - 1) / groups;
     return next;
   }
 
   void fetch(Next& next) const {
     if (!next.piece) return;
-    const int64_t b = next.piece->b, hkv = next.piece->hkv, rows = plan.tiling.rows();
-    const int64_t first = plan.tiling.keys(b).begin, keys = (next.rows - 2 * rows) / 2;
+    const int64_t b = next.piece->b, hkv = next.piece->hkv, rows = this->tiling.rows();
+    const int64_t first = this->tiling.keys(b).begin, keys = (next.rows - 2 * rows) / 2;
     for (const int64_t end = std::min(next.rows, next.row + next.step); next.row < end; ++next.row) {
       int64_t x = next.row, dims = p.D;
       const T* from;
@@ -87,7 +87,7 @@ struct Tiles : Rows<T> {
   }
 
   int64_t most_rows() const {
-    return plan.tiling.tiles() == 0 ? 0 : plan.tiling.tile(0, 0).row1 - plan.tiling.tile(0, 0).row0;
+    return this->tiling.tiles() == 0 ? 0 : this->tiling.tile(0, 0).row1 - this->tiling.tile(0, 0).row0;
   }
 
   template <class ScoreOf>
@@ -102,11 +102,11 @@ struct Tiles : Rows<T> {
   template <class ScoreOf>
   void one_head(int worker, const Piece& piece, Next& next) const {
     const Scratch mine = scratch(worker, packed_head(), most_rows());
-    const Span seen = plan.tiling.keys(piece.b);
+    const Span seen = this->tiling.keys(piece.b);
     for (int64_t key0 = seen.begin / kBlockKeys * kBlockKeys; key0 < seen.end; key0 += kBlockKeys)
       pack(piece.b, piece.hkv, key0, mine.packed + key0 * (p.D + v_packed()));
-    for (int64_t t = 0; t < plan.tiling.tiles(); ++t)
-      tile<ScoreOf>(piece.b, piece.hkv, plan.tiling.tile(piece.b, t), mine, next, [&](int64_t key0) {
+    for (int64_t t = 0; t < this->tiling.tiles(); ++t)
+      tile<ScoreOf>(piece.b, piece.hkv, this->tiling.tile(piece.b, t), mine, next, [&](int64_t key0) {
         return block_at(piece.b, piece.hkv, key0, mine.packed + key0 * (p.D + v_packed()));
       });
   }
@@ -118,7 +118,7 @@ struct Tiles : Rows<T> {
     const Scratch mine = scratch(worker, 0, most_rows());
     const int64_t head = piece.b * p.Hkv + piece.hkv;
     Next none;
-    tile<ScoreOf>(piece.b, piece.hkv, plan.tiling.tile(piece.b, piece.part), mine, none, [&](int64_t key0) {
+    tile<ScoreOf>(piece.b, piece.hkv, this->tiling.tile(piece.b, piece.part), mine, none, [&](int64_t key0) {
       float* memory = plan.packed.floats(0) + head * packed_head() + key0 * (p.D + v_packed());
       std::atomic<uint8_t>& state = plan.done[head * plan.blocks + key0 / kBlockKeys];
       uint8_t now = kUntouched;

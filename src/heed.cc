@@ -94,6 +94,10 @@ heed_status with_problem(const heed_attention* c, F&& f) {
     a.bias = view(c->bias);
     if (c->mask) a.mask = c->mask->mask;
     a.softcap = c->softcap;
+    a.alibi = view(c->alibi);
+    a.sinks = view(c->sinks);
+    a.dropout = c->dropout;
+    a.seed = c->seed;
     if (c->plan) a.plan = &c->plan->plan;
     std::optional<Lent> lent;
     if (c->executor.run) a.executor = &lent.emplace(c->executor);
@@ -162,8 +166,9 @@ heed_status heed_forward(const heed_attention* a, heed_tensor out, heed_tensor l
 heed_status heed_backward(const heed_attention* a, const heed_incoming* in, const heed_gradients* g) {
   return with_problem(a, [&](const heed::Attention& problem) {
     if (!in || !g) throw heed::Error("the incoming or the wanted gradients are NULL; pass both structs");
-    heed::backward(problem, {view(in->out), view(in->lse), view(in->d_out), view(in->d_lse)},
-                   {view(g->d_q), view(g->d_k), view(g->d_v), view(g->d_w), view(g->d_bias)});
+    heed::backward(
+        problem, {view(in->out), view(in->lse), view(in->d_out), view(in->d_lse)},
+        {view(g->d_q), view(g->d_k), view(g->d_v), view(g->d_w), view(g->d_bias), view(g->d_alibi), view(g->d_sinks)});
   });
 }
 

@@ -219,10 +219,17 @@ inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1
   for (; r % kLanes != 0; ++r) PackOneRow(nothing, dims, at(r));
 }
 
-// Copies rows [row0, row1) to rows of `padded` floats (a multiple of 16, at least dims), zeros behind the dims.
-inline void PackRows(const float* rows, int64_t stride, int64_t row0, int64_t row1, int64_t dims, int64_t padded,
-                     float* out) {
-  for (int64_t r = row0; r < row1; ++r, out += padded) WidenRow(rows + r * stride, dims, padded, 1.0f, out);
+// Rows [row0, row1) of a [rows, dims] matrix in strips of kPanel columns, the last one as wide as what is left of
+// `padded` (a multiple of 16, at least dims; zeros behind the dims): element x of row r lies at
+// out[x / kPanel * strip + r * width + x % kPanel].
+template <class T>
+inline void PackStrips(const T* rows, int64_t stride, int64_t row0, int64_t row1, int64_t dims, int64_t padded,
+                       int64_t strip, float* out) {
+  for (int64_t x = 0; x < padded; x += kPanel, out += strip) {
+    const int64_t width = std::min(kPanel, padded - x);
+    for (int64_t r = row0; r < row1; ++r)
+      WidenRow(rows + r * stride + x, std::min(width, dims - x), width, 1.0f, out + r * width);
+  }
 }
 
 }  // namespace HWY_NAMESPACE

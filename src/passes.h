@@ -12,8 +12,8 @@ void forward_pass(const Problem& p, Plan::State& plan, const Output& result);
 // The same when it shares blocks of keys; decode.cc.
 void decode_pass(const Problem& p, Plan::State& plan, const Output& result);
 
-// Gradients of backward(); f32 only. backward.cc.
-void backward_pass(const Problem& p, const Incoming& in, const Gradients& gradients);
+// Gradients of backward(). backward.cc.
+void backward_pass(const Problem& p, Plan::State& plan, const Incoming& in, const Gradients& gradients);
 
 // Makes HEED_TARGET hold on first use; heed::Error if it names no target of this machine. targets.cc.
 void settle_target();

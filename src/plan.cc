@@ -13,6 +13,9 @@ constexpr int64_t kFewestRows = 24;  // of a tile: below it, reading K and V for
 constexpr int64_t kSomeRows = 128;   // up to which keys are split when there is too little else to share
 constexpr int64_t kManyHeads = 32;   // a worker's share from which heads are pieces
 
+constexpr int64_t kBackRows = 48;  // of a tile in the backward: its weights and their gradients stay in L2
+constexpr int64_t kHeadsEach = 4;  // a worker's share from which heads stay whole in the backward
+
 // Rows of a tile, so that there are a few pieces for each worker and tiles are as equal as groups of 6 allow.
 int64_t tile_rows(int64_t rows, int64_t heads, int workers) {
   const int64_t wanted = (4 * workers + heads - 1) / heads;  // tiles of a head
@@ -123,6 +126,29 @@ void Plan::State::prepare(const Problem& p, int may_run) {
   left = std::make_unique<std::atomic<int32_t>[]>(way == Way::blocks ? heads : 0);
   scratch = std::vector<Memory>(workers);
   made_ = now;
+}
+
+void Plan::State::prepare_backward(const Problem& p, int may_run) {
+  const Made now{{p.B, p.Hq, p.Hkv, p.L, p.S, p.D, p.Dv}, p.a.q.dtype, p.a.score, p.a.mask, may_run};
+  if (now == back_made_) return;
+  back_made_ = {};
+  const int64_t rows = p.L * p.group, heads = p.B * p.Hkv;
+  const int64_t tiles = std::max<int64_t>(1, (rows + kBackRows - 1) / kBackRows);
+  back.tiling = Tiling(p, p.group, std::max<int64_t>(6, round_up((rows + tiles - 1) / tiles, 6)));
+  back.blocks = (p.S + kBlockKeys - 1) / kBlockKeys;
+  double multiplications = 0;
+  for (int64_t b = 0; b < p.B; ++b)
+    multiplications += static_cast<double>(back.tiling.pairs(b)) * p.Hkv * (3 * p.D + 2 * p.Dv);
+  back.workers = multiplications < 1e6 ? 1 : may_run;
+  back.whole_heads = back.workers == 1 || heads >= kHeadsEach * back.workers;
+  back.pieces.clear();
+  for (int64_t head = 0; head < heads; ++head) {
+    const int64_t pieces = back.whole_heads ? 1 : back.blocks, each = back.whole_heads ? back.blocks : 1;
+    for (int64_t c = 0; c < pieces; ++c) back.pieces.push_back({head / p.Hkv, head % p.Hkv, c * each, (c + 1) * each});
+  }
+  back.next = std::make_unique<std::atomic<int32_t>[]>(heads * back.tiling.tiles());
+  back.scratch = std::vector<Memory>(back.workers);
+  back_made_ = now;
 }
 
 InUse::InUse(Plan::State& state) : state_(state) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -107,8 +108,10 @@ struct Piece {
 
 // What heed::Plan keeps between calls.
 struct Plan::State {
-  // Makes everything below unless it was made for an equal problem. workers: how many pieces may run at once.
+  // Makes what the forward needs unless it was made for an equal problem. workers: how many pieces may run at once.
   void prepare(const Problem& p, int workers);
+  // The same for the backward: `back`.
+  void prepare_backward(const Problem& p, int workers);
 
   Tiling tiling;
   Way way = Way::heads;
@@ -122,6 +125,22 @@ struct Plan::State {
   std::unique_ptr<std::atomic<int32_t>[]> left;  // Way::blocks: blocks of a head to do
   std::atomic<bool> busy{false};
 
+  // How the backward shares its work: a piece is one KV head whole, or, if heads are few, one block of its keys with
+  // all rows that see it. Sums over keys of a row are added up block by block, so a piece of a block waits at each tile
+  // of rows until the blocks before it have passed (`next`): like carriages, one behind the other.
+  struct Back {
+    Tiling tiling;
+    bool whole_heads = true;
+    int workers = 1;
+    int64_t blocks = 0;
+    std::vector<Piece> pieces;  // [part, end): blocks
+    // Of each head and tile: the block whose turn it is. Starts at the tile's first, ends behind its last.
+    std::unique_ptr<std::atomic<int32_t>[]> next;
+    Memory heads;                 // what rows carry: of each head, or of each worker's if heads stay whole
+    std::vector<Memory> scratch;  // of each worker
+    std::array<Memory, 4> sums;   // of gradients that all heads add to (backward.cc says which)
+  } back;
+
  private:
   struct Made {
     std::array<int64_t, 7> sizes{};
@@ -131,7 +150,7 @@ struct Plan::State {
     int workers = 0;
     bool operator==(const Made&) const = default;
   };
-  Made made_;
+  Made made_, back_made_;
 };
 
 // Marks a plan as in use for as long as it lives; heed::Error if it is in use already.

@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "dropout.h"
 #include "half.h"
 
 namespace heed::reference {
@@ -38,7 +39,8 @@ class Sum {
   std::vector<double> values_;
 };
 
-// The weights of one row over its visible keys, and its log-sum-exp. A row that sees nothing has no weights.
+// The weights of one row over its visible keys, before dropout, and its log-sum-exp. A row that sees nothing has no
+// weights.
 double weigh_row(const Problem& p, int64_t b, int64_t h, int64_t i, Span keys, std::vector<double>& weights) {
   weights.assign(keys.end - keys.begin, 0.0);
   constexpr double kNothing = -std::numeric_limits<double>::infinity();
@@ -49,14 +51,26 @@ double weigh_row(const Problem& p, int64_t b, int64_t h, int64_t i, Span keys, s
     largest = std::fmax(largest, s);
     sees |= s != kNothing;
   }
+  if (p.a.sinks.data) {
+    const double sink = at(p.a.sinks, 0, h, 0, 0);
+    largest = std::fmax(largest, sink);
+    sees |= sink != kNothing;
+  }
   if (!sees) {
     weights.assign(weights.size(), 0.0);
     return kNothing;
   }
-  double sum = 0;
+  double sum = p.a.sinks.data ? std::exp(at(p.a.sinks, 0, h, 0, 0) - largest) : 0;
   for (double& w : weights) sum += w = std::exp(w - largest);
   for (double& w : weights) w /= sum;
   return largest + std::log(sum);
+}
+
+// What dropout multiplies the weight of a pair by.
+double kept(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
+  if (p.a.dropout == 0) return 1;
+  const uint64_t row = dropout_row(p.a.seed, b * p.Hq + h, i);
+  return dropout_bits(row, j) >= dropout_threshold(p.a.dropout) ? 1 / (1 - p.a.dropout) : 0;
 }
 
 }  // namespace
@@ -109,6 +123,7 @@ double pair_score(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) 
   double s = raw_score(p, b, h, i, j);
   if (p.a.softcap > 0) s = p.a.softcap * std::tanh(s / p.a.softcap);
   if (p.a.bias.data) s += at(p.a.bias, b, h, i, j);
+  if (p.a.alibi.data) s += at(p.a.alibi, 0, h, 0, 0) * static_cast<double>(j - (i + p.S - p.L));
   return s;
 }
 
@@ -122,7 +137,7 @@ void forward(const Problem& p, const Output& result) {
         for (int64_t d = 0; d < p.Dv; ++d) {
           double o = 0;
           for (int64_t j = keys.begin; j < keys.end; ++j) {
-            const double w = weights[j - keys.begin];
+            const double w = weights[j - keys.begin] * kept(p, b, h, i, j);
             if (w != 0) o += w * at(p.a.v, b, h / p.group, j, d);
           }
           put(result.out, b, h, i, d, o);
@@ -133,6 +148,7 @@ void forward(const Problem& p, const Output& result) {
 
 void backward(const Problem& p, const Incoming& in, const Gradients& gradients) {
   Sum d_q(gradients.d_q), d_k(gradients.d_k), d_v(gradients.d_v), d_w(gradients.d_w), d_bias(gradients.d_bias);
+  Sum d_alibi(gradients.d_alibi), d_sinks(gradients.d_sinks);
   std::vector<double> weights, d_weights;
   for (int64_t b = 0; b < p.B; ++b)
     for (int64_t h = 0; h < p.Hq; ++h)
@@ -140,26 +156,28 @@ void backward(const Problem& p, const Incoming& in, const Gradients& gradients) 
         const int64_t hkv = h / p.group;
         const Span keys = p.a.mask.row(p.mask_shape(), b, h, i);
         const double lse = weigh_row(p, b, h, i, keys, weights);
-        if (keys.begin >= keys.end || lse == -std::numeric_limits<double>::infinity()) continue;
+        if (lse == -std::numeric_limits<double>::infinity()) continue;
 
-        // out_i = sum_j w_j v_j, so the gradient of w_j is d_out_i . v_j; a softmax row then passes w_j (g_j - sum_k
-        // w_k g_k), and lse_i passes w_j d_lse_i.
+        // out_i = sum_j w_j v_j (w_j times what dropout makes of it), so the gradient of w_j is d_out_i . v_j; a
+        // softmax row then passes w_j (g_j - sum_k w_k g_k), and lse_i passes w_j d_lse_i.
         d_weights.assign(weights.size(), 0.0);
         double mean = 0;
         for (int64_t j = keys.begin; j < keys.end; ++j) {
-          const double w = weights[j - keys.begin];
+          const double w = weights[j - keys.begin], factor = kept(p, b, h, i, j);
           double g = 0;
           for (int64_t d = 0; d < p.Dv; ++d) {
-            g += at(in.d_out, b, h, i, d) * at(p.a.v, b, hkv, j, d);
-            d_v.add(b, hkv, j, d, w * at(in.d_out, b, h, i, d));
+            g += factor * at(in.d_out, b, h, i, d) * at(p.a.v, b, hkv, j, d);
+            d_v.add(b, hkv, j, d, factor * w * at(in.d_out, b, h, i, d));
           }
           d_weights[j - keys.begin] = g;
           mean += w * g;
         }
         const double d_lse = in.d_lse.data ? at(in.d_lse, b, h, i, 0) : 0.0;
+        if (p.a.sinks.data) d_sinks.add(0, h, 0, 0, std::exp(at(p.a.sinks, 0, h, 0, 0) - lse) * (d_lse - mean));
         for (int64_t j = keys.begin; j < keys.end; ++j) {
           double d_score = weights[j - keys.begin] * (d_weights[j - keys.begin] - mean + d_lse);
           d_bias.add(b, h, i, j, d_score);
+          d_alibi.add(0, h, 0, 0, d_score * static_cast<double>(j - (i + p.S - p.L)));
           if (p.a.softcap > 0) {
             const double t = std::tanh(raw_score(p, b, h, i, j) / p.a.softcap);
             d_score *= 1 - t * t;
@@ -183,6 +201,8 @@ void backward(const Problem& p, const Incoming& in, const Gradients& gradients) 
   d_v.store();
   d_w.store();
   d_bias.store();
+  d_alibi.store();
+  d_sinks.store();
 }
 
 }  // namespace heed::reference

@@ -49,11 +49,12 @@ struct Rows {
   const Problem& p;
   Plan::State& plan;
   const Output& result;
+  const Tiling& tiling = plan.tiling;
   int64_t padded = round_up(p.Dv, kLanes);
   float scale2 = static_cast<float>(p.scale * 1.44269504088896340736);
   // V whose rows are short, whole vectors is read where it lies; with long rows between the strips of a panel, or with
   // other tensors between its rows, it is faster packed. For few rows packing never pays.
-  bool whole_v = padded == p.Dv, few_rows = plan.way == Way::blocks && plan.tiling.rows() <= kFewRows;
+  bool whole_v = padded == p.Dv, few_rows = plan.way == Way::blocks && tiling.rows() <= kFewRows;
   bool v_in_place = whole_v && (few_rows || (std::is_same_v<T, float> && p.a.v.stride[2] <= 64));
 
   const T* head(const ConstTensor& t, int64_t b, int64_t h) const {
@@ -87,7 +88,7 @@ struct Rows {
 
   // What rows of the batch see of the block, relative to it.
   Span seen_of(int64_t b, int64_t key0) const {
-    const Span seen = plan.tiling.keys(b);
+    const Span seen = tiling.keys(b);
     return {std::max(seen.begin, key0) - key0, std::min(seen.end, key0 + kBlockKeys) - key0};
   }
 
@@ -96,16 +97,10 @@ struct Rows {
     PackPanels(head(p.a.k, b, hkv) + key0 * stride, stride, keys.begin, keys.end, p.D, memory, ahead);
   }
 
-  // Strips of kPanel columns, the last one as wide as what is left; each starts at the block's first key.
   void pack_v(int64_t b, int64_t hkv, int64_t key0, Span keys, float* memory) const {
     const int64_t rows = rows_of_block(key0), stride = p.a.v.stride[2];
-    float* v = memory + rows * p.D;
-    for (int64_t x = 0; x < padded; x += kPanel, v += rows * kPanel) {
-      const int64_t width = std::min(kPanel, padded - x);
-      const T* from = head(p.a.v, b, hkv) + key0 * stride + x;
-      for (int64_t j = keys.begin; j < keys.end; ++j)
-        WidenRow(from + j * stride, std::min(width, p.Dv - x), width, 1.0f, v + j * width);
-    }
+    PackStrips(head(p.a.v, b, hkv) + key0 * stride, stride, keys.begin, keys.end, p.Dv, padded, rows * kPanel,
+               memory + rows * p.D);
   }
 
   void pack(int64_t b, int64_t hkv, int64_t key0, float* memory) const {
@@ -118,8 +113,8 @@ struct Rows {
   // ---- Tile ----
 
   // Row x of the head's queries, and what its scores start from.
-  int64_t query(int64_t x) const { return plan.tiling.query(x); }
-  int64_t head_of(int64_t hkv, int64_t x) const { return hkv * p.group + plan.tiling.head(x); }
+  int64_t query(int64_t x) const { return tiling.query(x); }
+  int64_t head_of(int64_t hkv, int64_t x) const { return hkv * p.group + tiling.head(x); }
 
   // Queries of rows [row0, row1) as f32 in one piece; for dot scores scaled, so that scores come out in powers of two.
   void gather_queries(int64_t b, int64_t hkv, int64_t row0, int64_t row1, float* to) const {
@@ -141,6 +136,28 @@ struct Rows {
       for (int64_t x = 0; x < p.D; ++x) to[g * p.D + x] = WidenOne(from + x) * scale2;
     }
     return to;
+  }
+
+  // A number for each query head, or one for all, in powers of two.
+  float head_value(const ConstTensor& t, int64_t h) const {
+    const int64_t at = t.shape[1] == 1 ? 0 : h * t.stride[1];
+    return kLog2e * (t.dtype == DType::f32 ? static_cast<const float*>(t.data)[at]
+                                           : WidenOne(static_cast<const T*>(t.data) + at));
+  }
+
+  // What finishes the scores of row x from key j on; `buffer` may come to hold the bias.
+  Finish finish_of(int64_t b, int64_t hkv, int64_t x, int64_t j, Span span, float* buffer) const {
+    Finish finish{static_cast<float>(p.a.softcap) * kLog2e, bias_of(b, hkv, x, j, span, buffer)};
+    if (p.a.bias.shape[3] == 1) finish.bias_stride = 0;
+    if (p.a.alibi.data) {
+      finish.slope2 = head_value(p.a.alibi, head_of(hkv, x));
+      finish.distance = static_cast<float>(j - (query(x) + p.S - p.L));
+    }
+    return finish;
+  }
+
+  Drop drop_of(int64_t b, int64_t hkv, int64_t x, int64_t j) const {
+    return {dropout_row(p.a.seed, b * p.Hq + head_of(hkv, x), query(x)), j, dropout_threshold(p.a.dropout)};
   }
 
   // The bias of row x from key j on, as f32: where it lies, or widened into `buffer` for the keys of the span.
@@ -170,7 +187,7 @@ struct Rows {
     Sight sight;
     Span hull{block.keys, 0};
     for (int64_t r = 0; r < n; ++r) {
-      const Span row = plan.tiling.row(b, x + r);
+      const Span row = tiling.row(b, x + r);
       Span& span = sight.spans[r];
       span = {std::clamp<int64_t>(row.begin - block.key0, 0, block.keys),
               std::clamp<int64_t>(row.end - block.key0, 0, block.keys)};
@@ -190,22 +207,18 @@ struct Rows {
   void score(int64_t x, int64_t n, const float* q, const float* w, const float* k, int64_t begin, int64_t end, float* s,
              const char* ahead = nullptr) const {
     const int64_t v0 = begin / kVector, v1 = end / kVector;
-    if constexpr (std::is_same_v<ScoreOf, DotScore>) {
-      Product t{q, p.D, k, kPanel, p.D * kPanel, s, kBlockKeys};
-      t.ahead = ahead;
-      StripOf<false, false, kAhead>(n, t, 0, {0, p.D}, nullptr, v0, v1);
-    } else {
+    if constexpr (std::is_same_v<ScoreOf, DotScore>)
+      ScoreOf::template Scores<kAhead>({q, p.D, k, p.D, nullptr}, n, v0, v1, s, kBlockKeys, ahead);
+    else
       for (int64_t r = 0; r < n; ++r)
-        ScoreOf::Scores({q, p.D, k, p.D, w + plan.tiling.head(x + r) * p.D}, r, 1, v0, v1, s + r * kBlockKeys + begin);
-    }
+        ScoreOf::Scores({q + r * p.D, p.D, k, p.D, w + tiling.head(x + r) * p.D}, 1, v0, v1, s + r * kBlockKeys,
+                        kBlockKeys);
   }
 
   // 2. Weigh: scores become weights. Returns what each row's older sums are to be multiplied by (`factor`), or nullptr
   // if there are none yet.
   const float* weigh(int64_t b, int64_t hkv, int64_t x, int64_t n, const Block& block, const Sight& sight, float* s,
                      float* bias, const Sums& sums, float* factor) const {
-    Finish finish{1, static_cast<float>(p.a.softcap) * kLog2e};
-    if (p.a.bias.shape[3] == 1) finish.bias_stride = 0;
     const bool first = sums.m[0] == kNotBegun;
     // Row after row in two walks, so that the long way from a row to its maximum is not waited for.
     s += sight.first;
@@ -216,8 +229,8 @@ struct Rows {
         if (first) sums.m[r] = kFloor;
         continue;
       }
-      finish.bias = bias_of(b, hkv, x + r, block.key0 + sight.first, span, bias);
-      FinishScores(s + r * kBlockKeys, span, sight.width, finish);
+      FinishScores(s + r * kBlockKeys, span, sight.width,
+                   finish_of(b, hkv, x + r, block.key0 + sight.first, span, bias));
       const float m = std::max(sums.m[r], std::ceil(MaxOfRow(s + r * kBlockKeys, sight.width)));
       factor[r] = PowerOfTwo(sums.m[r] - m);
       sums.m[r] = m;
@@ -225,6 +238,9 @@ struct Rows {
     for (int64_t r = 0; r < n; ++r)
       if (sight.spans[r].begin < sight.spans[r].end)
         ExpRow(s + r * kBlockKeys, sight.width, sums.m[r], factor[r], sums.lanes + r * kLanes);
+    if (p.a.dropout > 0)
+      for (int64_t r = 0; r < n; ++r)
+        DropRow(s + r * kBlockKeys, sight.width, drop_of(b, hkv, x + r, block.key0 + sight.first));
     return first ? nullptr : factor;
   }
 
@@ -258,19 +274,26 @@ struct Rows {
     for (int64_t x = row0; x < row1; ++x) {
       const int64_t r = x - row0, h = head_of(hkv, x), i = query(x);
       T* to = static_cast<T*>(out.data) + b * out.stride[0] + h * out.stride[1] + i * out.stride[2];
-      const float sum = SumLanes(sums.lanes + r * kLanes);
-      const bool sees = sum != 0.0f;  // NaN sees too
+      float sum = SumLanes(sums.lanes + r * kLanes), factor = 1.0f, m = sums.m[r];
+      bool sees = sum != 0.0f;  // NaN sees too
+      if (p.a.sinks.data) {     // as if it were the score of one more key, whose value is 0
+        const float sink = head_value(p.a.sinks, h), before = sees ? m : kFloor;
+        m = std::max(before, std::ceil(sink));
+        factor = PowerOfTwo(before - m);
+        sum = factor * sum + static_cast<float>(std::exp2(static_cast<double>(sink - m)));
+      }
       const float* o = sums.o + r * padded;
-      const VF by = hn::Set(d, 1.0f / sum);
+      const float inverse = p.a.dropout > 0 ? factor / (sum * static_cast<float>(1 - p.a.dropout)) : factor / sum;
+      const VF by = hn::Set(d, inverse);
       int64_t e = 0;
       if (!sees)
         for (; e < p.Dv; ++e) NarrowOne(0.0f, to + e);
       for (; e + kVector <= p.Dv; e += kVector) Narrow(hn::Mul(hn::LoadU(d, o + e), by), d, to + e);
-      for (; e < p.Dv; ++e) NarrowOne(o[e] * (1.0f / sum), to + e);
+      for (; e < p.Dv; ++e) NarrowOne(o[e] * inverse, to + e);
       if (lse.data)
         static_cast<float*>(lse.data)[b * lse.stride[0] + h * lse.stride[1] + i * lse.stride[2]] =
-            sees ? static_cast<float>((sums.m[r] + std::log2(static_cast<double>(sum))) * kLn2)
-                 : -std::numeric_limits<float>::infinity();
+            sum != 0.0f ? static_cast<float>((m + std::log2(static_cast<double>(sum))) * kLn2)
+                        : -std::numeric_limits<float>::infinity();
     }
   }
 

@@ -16,6 +16,7 @@
 #include <cmath>
 #include <limits>
 
+#include "dropout.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "pack-inl.h"
@@ -346,44 +347,44 @@ inline float SumLanes(const float* lanes) {
 // Scores at or below this (in powers of two) count as minus infinity: a bias of -inf excludes its pair.
 inline constexpr float kFloor = -1e30f;
 
-// What makes a weight's exponent of a raw score: t = cap(s * scale2) + bias * log2(e), all in powers of two.
+// What makes a weight's exponent of a raw score: t = cap(s * scale2) + bias * log2(e) + slope2 * (j - p), all in powers
+// of two.
 struct Finish {
-  float scale2 = 1;             // 1: the scores come scaled
   float cap2 = 0;               // softcap * log2(e); 0: none
   const float* bias = nullptr;  // of the row's first key; nullptr: none
   int64_t bias_stride = 1;      // 0: one value for the row
-  bool nothing() const { return scale2 == 1 && cap2 == 0 && !bias; }
+  float slope2 = 0;             // ALiBi's slope * log2(e); 0: none
+  float distance = 0;           // j - p of the row's first key
+  bool nothing() const { return cap2 == 0 && !bias && slope2 == 0; }
 };
 
-// s[0, width) in place; what lies outside the span (within the width, or empty) becomes -inf, and bias beside the span
-// is not read. If slope is given it gets the derivative of the cap, which the backward multiplies by.
+// bias[j] of a vector of keys, log2(e) not yet in it; beside the span it is not read.
+HWY_INLINE VF BiasOf(const Finish& how, int64_t j, Span span) {
+  const F d;
+  if (how.bias_stride == 0) return hn::Set(d, *how.bias);
+  if (span.begin <= j && j + kVector <= span.end) return hn::LoadU(d, how.bias + j);
+  HWY_ALIGN float some[kVector] = {};
+  for (int64_t x = std::max(j, span.begin); x < std::min(j + kVector, span.end); ++x) some[x - j] = how.bias[x];
+  return hn::Load(d, some);
+}
+
+// s[0, width), whole vectors, in place, and what lies outside the span (within the width, or empty) becomes -inf. If
+// slope is given it gets the derivative of the cap, which the backward multiplies by.
 inline void FinishScores(float* s, Span span, int64_t width, const Finish& how, float* slope = nullptr) {
   const F d;
   if (!how.nothing()) {
-    const VF c = hn::Set(d, how.scale2), log2e = hn::Set(d, kLog2e);
+    const VF log2e = hn::Set(d, kLog2e);
     const VF cap = hn::Set(d, how.cap2), inverse = hn::Set(d, how.cap2 > 0 ? 1 / how.cap2 : 0.0f);
-    const VF row_bias = how.bias && how.bias_stride == 0 ? hn::Set(d, *how.bias) : hn::Zero(d);
+    const VF slope2 = hn::Set(d, how.slope2);
     for (int64_t j = 0; j < width; j += kVector) {
-      VF t = hn::Mul(hn::LoadU(d, s + j), c);
+      VF t = hn::LoadU(d, s + j);
       if (how.cap2 > 0) {
         const VF h = Tanh(d, hn::Mul(t, inverse));
         if (slope) hn::StoreU(hn::NegMulAdd(h, h, hn::Set(d, 1.0f)), d, slope + j);
         t = hn::Mul(cap, h);
       }
-      if (how.bias) {
-        VF b = row_bias;
-        if (how.bias_stride != 0) {
-          if (span.begin <= j && j + kVector <= span.end) {
-            b = hn::LoadU(d, how.bias + j);
-          } else {
-            HWY_ALIGN float some[kVector] = {};
-            for (int64_t x = std::max(j, span.begin); x < std::min(j + kVector, span.end); ++x)
-              some[x - j] = how.bias[x];
-            b = hn::Load(d, some);
-          }
-        }
-        t = hn::MulAdd(b, log2e, t);
-      }
+      if (how.bias) t = hn::MulAdd(BiasOf(how, j, span), log2e, t);
+      if (how.slope2 != 0) t = hn::MulAdd(slope2, hn::Iota(d, how.distance + static_cast<float>(j)), t);
       hn::StoreU(t, d, s + j);
     }
   }
@@ -425,6 +426,36 @@ inline void ExpRow(float* t, int64_t width, float m, float factor, float* lanes)
   HEED_UNROLL
   for (int64_t v = 0; v < kVectors; ++v)
     hn::StoreU(hn::MulAdd(hn::Set(d, factor), hn::LoadU(d, lanes + v * kVector), sum[v]), d, lanes + v * kVector);
+}
+
+// ---- Dropout ----
+
+// What decides over the weights of one row from key `key0` on (dropout.h).
+struct Drop {
+  uint64_t row = 0;
+  int64_t key0 = 0;
+  uint32_t threshold = 0;  // 0: nothing is dropped
+};
+
+// x where the weight of the vector's keys is kept, 0 where it is dropped. j: relative to key0.
+HWY_INLINE VF Kept(const Drop& drop, int64_t j, VF x) {
+  const F d;
+  const hn::RebindToUnsigned<F> du;
+  const hn::RebindToSigned<F> di;
+  const auto key = hn::Iota(du, static_cast<uint32_t>(drop.key0 + j));
+  auto bits = hn::Add(hn::Set(du, static_cast<uint32_t>(drop.row)), hn::Mul(key, hn::Set(du, kWeyl)));
+  bits = hn::Mul(hn::Xor(bits, hn::ShiftRight<16>(bits)), hn::Set(du, kMix1));
+  const auto upper = hn::Set(du, static_cast<uint32_t>(drop.row >> 32));
+  bits = hn::Mul(hn::Xor(hn::Xor(bits, hn::ShiftRight<13>(bits)), upper), hn::Set(du, kMix2));
+  bits = hn::ShiftRight<8>(hn::Xor(bits, hn::ShiftRight<16>(bits)));
+  const auto low = hn::Lt(hn::BitCast(di, bits), hn::Set(di, static_cast<int32_t>(drop.threshold)));
+  return hn::IfThenZeroElse(hn::RebindMask(d, low), x);
+}
+
+// Sets the dropped weights of p[0, width) to 0.
+inline void DropRow(float* p, int64_t width, const Drop& drop) {
+  const F d;
+  for (int64_t j = 0; j < width; j += kVector) hn::StoreU(Kept(drop, j, hn::LoadU(d, p + j)), d, p + j);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -113,8 +113,8 @@ class Plan {
   std::unique_ptr<State> state_;
 };
 
-// One attention problem: the inputs and how they are scored and masked. q, k, v, w share a dtype; bias has the same, or
-// is f32.
+// One attention problem: the inputs and how they are scored and masked. q, k, v, w share a dtype; bias, alibi and sinks
+// have the same, or are f32. A score is finished in this order: scale, softcap, bias, alibi, mask.
 struct Attention {
   ConstTensor q;                     // [B, Hq, L, D]
   ConstTensor k;                     // [B, Hkv, S, D]
@@ -124,19 +124,24 @@ struct Attention {
   ConstTensor w = {};                // [1, Hq or 1, 1, D], needed by Score::additive and by nothing else
   double softcap = 0;                // c > 0: scores become c * tanh(score / c), before bias and mask; 0: off
   ConstTensor bias = {};             // added to the scores: [B or 1, Hq or 1, L or 1, S or 1], rows contiguous
+  ConstTensor alibi = {};            // slopes [1, Hq or 1, 1, 1]: adds slope * (j - (i + S - L)). Press et al. 2022
   Mask mask = {};                    // which keys a query sees
+  ConstTensor sinks = {};            // [1, Hq or 1, 1, 1]: a score without a key or value, in every row of the head
+  double dropout = 0;                // in [0, 1): the share of weights set to 0; the others are divided by 1 - dropout
+  uint64_t seed = 0;                 // which ones: a function of (seed, b, h, i, j) alone; docs/numerics.md gives it
   Plan* plan = nullptr;              // nullptr: a plan for this call alone
   Executor* executor = nullptr;      // nullptr: Heed's own threads
 };
 
 struct Output {
   Tensor out;  // [B, Hq, L, Dv]
-  // [B, Hq, L, 1], optional: log of the sum of exp(score) over the visible keys, natural logarithm. f32 for f16 and
-  // bf16 tensors, else their dtype.
+  // [B, Hq, L, 1], optional: log of the sum of exp(score) over the visible keys and the sink, natural logarithm. f32
+  // for f16 and bf16 tensors, else their dtype.
   Tensor lse = {};
 };
 
-// out = softmax(score) v over the visible keys. A row that sees no key gives 0 and lse = -inf.
+// out = softmax(score) v over the visible keys. A row that sees no key gives 0 and lse = -inf (its sink's score, if it
+// has one).
 void forward(const Attention& a, const Output& result);
 
 // What the backward pass needs from outside: the forward's results and the gradients that arrive at them.
@@ -144,17 +149,20 @@ struct Incoming {
   ConstTensor out;         // [B, Hq, L, Dv], from forward
   ConstTensor lse;         // [B, Hq, L, 1], from forward
   ConstTensor d_out;       // [B, Hq, L, Dv]
-  ConstTensor d_lse = {};  // [B, Hq, L, 1], optional: the gradient of a loss that also uses lse
+  ConstTensor d_lse = {};  // [B, Hq, L, 1], optional: the gradient of a loss that also uses lse; lse's dtype
 };
 
-// The gradients wanted; each has the shape of what it is the gradient of (d_bias: the bias's own shape, summed over the
-// axes it was broadcast on) and is overwritten. A view without data is not computed.
+// The gradients wanted; each has the shape of what it is the gradient of, summed over the axes that was broadcast on,
+// and is overwritten. d_q, d_k, d_v have q's dtype; the others are f32 for f16 and bf16 tensors, else q's dtype. A view
+// without data is not computed and costs nothing.
 struct Gradients {
   Tensor d_q = {};
   Tensor d_k = {};
   Tensor d_v = {};
   Tensor d_w = {};
   Tensor d_bias = {};
+  Tensor d_alibi = {};
+  Tensor d_sinks = {};
 };
 
 // The gradients of forward. Weights are recomputed from lse, so memory stays linear in L and S. A row that saw no key

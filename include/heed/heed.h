@@ -85,6 +85,9 @@ typedef struct heed_attention {
   heed_executor executor;
   double softcap;  /* 0: off */
   heed_plan* plan; /* NULL: one for this call alone */
+  heed_tensor alibi, sinks;
+  double dropout; /* 0: off */
+  uint64_t seed;
 } heed_attention;
 
 void heed_attention_init(heed_attention* a);
@@ -97,7 +100,7 @@ typedef struct heed_incoming {
 } heed_incoming;
 
 typedef struct heed_gradients {
-  heed_tensor d_q, d_k, d_v, d_w, d_bias; /* any may be heed_none() */
+  heed_tensor d_q, d_k, d_v, d_w, d_bias, d_alibi, d_sinks; /* any may be heed_none(), or zeroed */
 } heed_gradients;
 
 heed_status heed_backward(const heed_attention* a, const heed_incoming* in, const heed_gradients* gradients);
