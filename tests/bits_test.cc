@@ -17,20 +17,21 @@ using heed::testing::Data;
 bool has_fma(const std::string& target) { return target != "SSE4" && target != "SCALAR"; }
 
 struct Result {
-  std::vector<float> out, lse, d_q, d_k, d_v, d_bias, d_w;
+  std::vector<float> out, lse, d_q, d_k, d_v, d_bias, d_w, d_alibi, d_sinks;
   bool operator==(const Result& o) const {
     const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
       return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
     };
     return same(out, o.out) && same(lse, o.lse) && same(d_q, o.d_q) && same(d_k, o.d_k) && same(d_v, o.d_v) &&
-           same(d_bias, o.d_bias) && same(d_w, o.d_w);
+           same(d_bias, o.d_bias) && same(d_w, o.d_w) && same(d_alibi, o.d_alibi) && same(d_sinks, o.d_sinks);
   }
 };
 
 struct Given {
   int64_t B = 3, Hq = 4, Hkv = 2, L = 130, S = 300, D = 24, Dv = 40;
   Score score = Score::dot;
-  Data q, k, v, w, bias, d_out;
+  Data q, k, v, w, bias, d_out, alibi, sinks;
+  double dropout = 0;
 
   explicit Given(Score s) : score(s) {
     std::mt19937_64 random(11);
@@ -41,6 +42,14 @@ struct Given {
     bias = Data({1, Hq, L, S}, random);
     d_out = Data({B, Hq, L, Dv}, random);
   }
+  // With what else an option can add to a problem, and a bias that is shared as its shape says.
+  Given(Score s, Shape bias_shape) : Given(s) {
+    std::mt19937_64 random(12);
+    bias = Data(bias_shape, random);
+    alibi = Data({1, Hq, 1, 1}, random, 0.1);
+    sinks = Data({1, 1, 1, 1}, random);
+    dropout = 0.2;
+  }
   Attention problem() {
     return {.q = q.read(),
             .k = k.read(),
@@ -48,17 +57,22 @@ struct Given {
             .score = score,
             .w = w.read(),
             .bias = bias.read(),
-            .mask = causal() & window(200, -1) & lengths({300, 250, 170})};
+            .alibi = alibi.read(),
+            .mask = causal() & window(200, -1) & lengths({300, 250, 170}),
+            .sinks = sinks.read(),
+            .dropout = dropout};
   }
   Result run() {
     Data out = Data::empty_like(d_out), d_q = Data::empty_like(q), d_k = Data::empty_like(k), d_v = Data::empty_like(v);
     Data d_bias = Data::empty_like(bias), d_w = Data::empty_like(w);
+    Data d_alibi = Data::empty_like(alibi), d_sinks = Data::empty_like(sinks);
     std::vector<float> lse(B * Hq * L);
     const Tensor l = tensor(lse.data(), {B, Hq, L, 1});
     forward(problem(), {out.write(), l});
     backward(problem(), {out.read(), l, d_out.read()},
-             {d_q.write(), d_k.write(), d_v.write(), d_w.write(), d_bias.write()});
-    return {out.values(), lse, d_q.values(), d_k.values(), d_v.values(), d_bias.values(), d_w.values()};
+             {d_q.write(), d_k.write(), d_v.write(), d_w.write(), d_bias.write(), d_alibi.write(), d_sinks.write()});
+    return {out.values(),    lse,          d_q.values(),     d_k.values(),    d_v.values(),
+            d_bias.values(), d_w.values(), d_alibi.values(), d_sinks.values()};
   }
 };
 
@@ -70,22 +84,55 @@ class Bits : public ::testing::TestWithParam<Score> {
   }
 };
 
+// With 1 thread a KV head stays whole in the backward; with 2 and more, its blocks are shared (6 heads).
 TEST_P(Bits, SameForAnyThreadCount) {
-  Given s(GetParam());
-  for (const std::string& t : targets()) {
-    set_target(t);
-    set_threads(1);
-    const Result one = s.run();
-    for (int n = 2; n <= 8; ++n) {
-      set_threads(n);
-      EXPECT_EQ(threads(), n);
-      EXPECT_TRUE(s.run() == one) << t << " with " << n << " threads";
+  for (const Shape& bias : {Shape{1, 4, 130, 300}, Shape{1, 1, 130, 300}, Shape{3, 1, 1, 300}, Shape{1, 4, 130, 1},
+                            Shape{1, 1, 1, 300}, Shape{1, 1, 1, 1}}) {
+    Given s(GetParam(), bias);
+    for (const std::string& t : targets()) {
+      set_target(t);
+      set_threads(1);
+      const Result one = s.run();
+      for (int n = 2; n <= 8; ++n) {
+        set_threads(n);
+        EXPECT_EQ(threads(), n);
+        EXPECT_TRUE(s.run() == one) << t << " with " << n << " threads";
+      }
+    }
+  }
+}
+
+// One long head: workers follow each other from tile to tile.
+TEST_P(Bits, SameForOneHeadSharedByBlocks) {
+  std::mt19937_64 random(13);
+  const int64_t L = 1500, D = 16;
+  Data q({1, 1, L, D}, random, 3), k({1, 1, L, D}, random, 3), v({1, 1, L, D}, random), d_out({1, 1, L, D}, random);
+  Data w({1, 1, 1, D}, random);
+  for (const Mask& mask : {Mask(), causal(), causal() & window(300, 0)}) {
+    const Attention a{.q = q.read(),
+                      .k = k.read(),
+                      .v = v.read(),
+                      .score = GetParam(),
+                      .w = GetParam() == Score::additive ? w.read() : ConstTensor(),
+                      .mask = mask};
+    std::vector<float> first;
+    for (int round = 0; round < 12; ++round) {
+      set_threads(1 + round % 4);
+      Data out = Data::empty_like(q), d_q = out, d_k = out, d_v = out;
+      std::vector<float> lse(L);
+      const Tensor l = tensor(lse.data(), {1, 1, L, 1});
+      forward(a, {out.write(), l});
+      backward(a, {out.read(), l, d_out.read()}, {.d_q = d_q.write(), .d_k = d_k.write(), .d_v = d_v.write()});
+      std::vector<float> all = d_q.values();
+      for (Data* x : {&d_k, &d_v}) all.insert(all.end(), x->values().begin(), x->values().end());
+      if (first.empty()) first = all;
+      EXPECT_EQ(std::memcmp(all.data(), first.data(), 4 * all.size()), 0) << threads() << " threads";
     }
   }
 }
 
 TEST_P(Bits, SameOnEveryTargetWithFma) {
-  Given s(GetParam());
+  Given s(GetParam(), {1, 4, 130, 300});
   std::vector<std::string> fma;
   for (const std::string& t : targets())
     if (has_fma(t)) fma.push_back(t);
