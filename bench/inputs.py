@@ -15,6 +15,7 @@ from workloads import Workload
 
 NUMPY = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 CHECKED_ROWS = 96
+CHECKED_GRADIENTS = 12  # rows of each gradient, in the first and in the last head
 
 
 class Inputs:
@@ -45,6 +46,10 @@ class Inputs:
         return self._normal("v", self.w.Hkv, self.w.S)
 
     @cached_property
+    def d_out(self) -> np.ndarray:
+        return self._normal("d_out", self.w.Hq, self.w.L)
+
+    @cached_property
     def bias(self) -> np.ndarray | None:
         """[1, Hq, L, S]"""
         if not self.w.bias:
@@ -66,8 +71,54 @@ def checked_rows(w: Workload) -> tuple[np.ndarray, ...]:
     return np.unravel_index(at, (w.B, w.Hq, w.L))
 
 
+def checked(w: Workload, result: np.ndarray | list[np.ndarray]) -> np.ndarray:
+    """What is compared of a peer's result in float64, [parts, rows, D]: of out, or of the gradients in turn (of the bias's,
+    [1, Hq, L, S], the first D keys)."""
+    if not w.train:
+        return np.asarray(result)[checked_rows(w)].astype(np.float64)[None]
+    parts = []
+    for gradient in result:
+        rows = np.linspace(0, gradient.shape[2] - 1, CHECKED_GRADIENTS).astype(np.int64)
+        parts.append([gradient[at][rows, : w.D].astype(np.float64) for at in ((0, 0), (-1, -1))])
+    return np.array(parts).reshape(len(parts), -1, w.D)
+
+
+def gradients_of_head(w: Workload, x: Inputs, b: int, h: int) -> list[np.ndarray]:
+    """d_q, d_k, d_v and the gradient of the scores' bias of one head in float64."""
+    assert w.Hq == w.Hkv and not w.softcap, "no row for training has these"
+    q, k, v, d_out = (t[b, h].astype(np.float64) for t in (x.q, x.k, x.v, x.d_out))
+    first, end = (t[b] for t in w.spans())
+    j = np.arange(w.S)
+    p = q @ k.T / np.sqrt(w.D)
+    if x.bias is not None:
+        p += x.bias[0, h]
+    p[(j < first[:, None]) | (j >= end[:, None])] = -np.inf
+    p = np.exp(p - p.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    d_v = p.T @ d_out
+    ds = d_out @ v.T
+    ds -= (ds * p).sum(-1, keepdims=True)
+    ds *= p
+    return [ds @ k / np.sqrt(w.D), ds.T @ q / np.sqrt(w.D), d_v, ds]
+
+
+def expected_gradients(w: Workload) -> np.ndarray:
+    x = Inputs(w)
+    heads = [gradients_of_head(w, x, b, h) for b, h in ((0, 0), (w.B - 1, w.Hq - 1))]
+    parts: list[list[np.ndarray]] = [[head[part] for head in heads] for part in range(3)]
+    if w.bias:  # shared by the batch
+        others = [(b, h) for h in (0, w.Hq - 1) for b in range(w.B) if (b, h) not in ((0, 0), (w.B - 1, w.Hq - 1))]
+        parts.append([head[3].copy() for head in heads])
+        for b, h in others:
+            parts[3][0 if h == 0 else 1] += gradients_of_head(w, x, b, h)[3]
+    rows = [np.linspace(0, part[0].shape[0] - 1, CHECKED_GRADIENTS).astype(np.int64) for part in parts]
+    return np.array([[g[r, : w.D] for g in part] for part, r in zip(parts, rows)]).reshape(len(parts), -1, w.D)
+
+
 def expected(w: Workload) -> np.ndarray:
-    """The checked rows in float64 from the inputs as the peers get them, [rows, D]."""
+    """What `checked` picks, in float64 from the inputs as the peers get them, [parts, rows, D]."""
+    if w.train:
+        return expected_gradients(w)
     x = Inputs(w)
     first, end = w.spans()
     out = []
@@ -85,4 +136,4 @@ def expected(w: Workload) -> np.ndarray:
             s += x.bias[0, h, i, keys].astype(np.float64)
         p = np.exp(s - s.max())
         out.append(p @ v[keys] / p.sum())
-    return np.array(out)
+    return np.array(out)[None]

@@ -253,5 +253,20 @@ int heed_bench_calls(heed_status (*forward)(const heed_attention*, heed_tensor, 
   return HEED_OK;
 }
 
+// The same for forward and backward, one after the other, as one sample.
+int heed_bench_steps(heed_status (*forward)(const heed_attention*, heed_tensor, heed_tensor),
+                     heed_status (*backward)(const heed_attention*, const heed_incoming*, const heed_gradients*),
+                     const heed_attention* problem, const heed_incoming* in, const heed_gradients* gradients,
+                     int64_t samples, double* seconds) {
+  for (int64_t i = 0; i < samples; ++i) {
+    const auto start = Clock::now();
+    heed_status status = forward(problem, in->out, in->lse);
+    if (status == HEED_OK) status = backward(problem, in, gradients);
+    if (status != HEED_OK) return status;
+    seconds[i] = since(start);
+  }
+  return HEED_OK;
+}
+
 }  // extern "C"
 #endif

@@ -77,6 +77,10 @@ def judge(
         least(w.points, abs(apart or 0)),
     )
     promise(w.microseconds, "≤ {:g} µs", micro, "{:.2f} µs".format, least(w.microseconds, micro))
+    if w.error is not None:
+        fused = cells[w.row].get("torch", Cell())
+        part = ours.error / fused.error if ours.error and fused.error else None
+        promise(w.error, "error ≤ {:g} of torch's", part, "error {:.2f}".format, least(w.error, part))
     if w.ratio is not None:
         kept.append(None if ratio is None else ratio >= w.ratio)
     holds: bool | None = None

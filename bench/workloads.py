@@ -1,8 +1,8 @@
 """The rows of the comparison: the problems, what they cost at least, and what Heed promises on them.
 
 A row's floor is 4 * pairs * D flops at the machine's measured peak or the bytes of K and V at its measured bandwidth,
-whichever takes longer; its share is that floor over Heed's time. A row for training (forward and backward) will need a
-`passes` field here, a factor in `flops`, and an answer in each peer's `prepare`.
+whichever takes longer; its share is that floor over Heed's time. A row for training is forward and backward together:
+14 * pairs * D flops, since the backward has five products where the forward has two.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Workload:
     padded: bool = False  # each batch row has its own number of keys: key_lengths()
     bias: bool = False  # additive, one value per head and pair
     softcap: float = 0.0
+    train: bool = False  # forward and backward: the gradients of q, k, v, and of the bias if there is one
+    dropout: float = 0.0  # of the weights
     cold: bool = False  # see COLD_BYTES
     threads: int = 0  # 0: what --threads says; a row with its own number is Heed's alone
     alone: bool = False  # no peers
@@ -41,6 +43,7 @@ class Workload:
     of_row: str = ""  # the row that the next two compare with
     speed: float | None = None  # at least this much of that row's speed
     points: float | None = None  # a share at most this far from that row's
+    error: float | None = None  # at most this much of the fused PyTorch's error
     microseconds: float | None = None  # a call
 
     @property
@@ -55,6 +58,8 @@ class Workload:
             parts.append("lengths")
         if self.bias:
             parts.append("bias")
+        if self.dropout:
+            parts.append(f"dropout {self.dropout:g}")
         if self.softcap:
             parts.append(f"softcap {self.softcap:g}")
         if self.threads:
@@ -89,7 +94,7 @@ class Workload:
 
     @property
     def flops(self) -> int:
-        return 4 * self.pairs * self.D
+        return (14 if self.train else 4) * self.pairs * self.D
 
     @property
     def bytes(self) -> int:
@@ -107,6 +112,7 @@ class Workload:
 P1 = Workload("P1", 1, 16, 16, 1024, 1024, 64, share=0.84, ratio=1.3, together="P1")
 P3 = Workload("P3", 1, 8, 8, 4096, 4096, 128, causal=True, share=0.88, ratio=1.6)
 D1 = Workload("D1", 1, 32, 8, 1, 8192, 128, cold=True, share=0.82, ratio=2)
+T2 = Workload("T2", 2, 8, 8, 2048, 2048, 64, train=True, share=0.80, ratio=1.6, together="T2")
 D2 = Workload("D2", 8, 32, 8, 1, 2048, 128, cold=True, share=0.82, ratio=2)
 
 ROWS = [
@@ -129,6 +135,13 @@ ROWS = [
     replace(D2, row="D2-f16", dtype="f16", share=0.76),
     replace(D2, row="D2-bf16", dtype="bf16", share=0.76),
     Workload("D3", 1, 8, 1, 16, 4096, 128, cold=True, share=0.70, ratio=2),
+    Workload("T1", 8, 8, 8, 512, 512, 64, causal=True, train=True, share=0.73, ratio=2),
+    T2,
+    replace(T2, row="T7", dtype="bf16", share=None, ratio=1.5, of_row="T2", speed=0.9, error=0.5),
+    Workload("T3", 1, 8, 8, 4096, 4096, 128, causal=True, train=True, share=0.80, ratio=2),
+    Workload("T4", 1, 2, 2, 8192, 8192, 64, causal=True, window=512, train=True, share=0.60, ratio=5),
+    replace(T2, row="T5", bias=True, share=0.50, ratio=3, together=""),
+    Workload("T6", 32, 8, 8, 64, 64, 64, padded=True, dropout=0.1, train=True, share=0.45, ratio=2),
     Workload("small", 1, 1, 1, 8, 8, 64, alone=True, microseconds=2.0),
 ]
 
@@ -141,6 +154,10 @@ SELFTEST = [
     Workload("self-5", 2, 4, 2, 1, 50, 64, cold=True),
     Workload("self-6", 1, 4, 4, 33, 40, 64, dtype="f16"),
     Workload("self-7", 1, 4, 4, 33, 40, 64, dtype="bf16"),
+    Workload("self-8", 2, 4, 4, 70, 70, 64, causal=True, train=True),
+    Workload("self-9", 2, 4, 4, 70, 70, 64, causal=True, window=20, train=True, bias=True),
+    Workload("self-10", 2, 4, 4, 33, 64, 64, padded=True, train=True, dropout=0.1),
+    Workload("self-11", 2, 4, 4, 33, 64, 64, dtype="bf16", train=True),
 ]
 
 BY_NAME = {w.row: w for w in ROWS + SELFTEST}

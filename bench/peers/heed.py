@@ -42,7 +42,19 @@ class Attention(c.Structure):
         ("executor", Executor),
         ("softcap", c.c_double),
         ("plan", c.c_void_p),
+        ("alibi", Tensor),
+        ("sinks", Tensor),
+        ("dropout", c.c_double),
+        ("seed", c.c_uint64),
     ]
+
+
+class Incoming(c.Structure):
+    _fields_ = [(name, Tensor) for name in ("out", "lse", "d_out", "d_lse")]
+
+
+class Gradients(c.Structure):
+    _fields_ = [(f"d_{name}", Tensor) for name in ("q", "k", "v", "w", "bias", "alibi", "sinks")]
 
 
 heed = c.CDLL(os.environ["HEED_LIBRARY"])
@@ -57,6 +69,7 @@ for name in ["causal", "window", "lengths", "and"]:
 heed.heed_mask_window.argtypes = [c.c_int64, c.c_int64]
 heed.heed_mask_lengths.argtypes = [c.c_void_p, c.c_size_t]
 heed.heed_mask_and.argtypes = [c.c_void_p, c.c_void_p]
+probes.heed_bench_steps.argtypes = [c.c_void_p] * 5 + [c.c_int64, c.c_void_p]
 probes.heed_bench_calls.argtypes = [c.c_void_p, c.c_void_p, c.c_int64, c.c_void_p, c.c_int64, c.c_int64, c.c_void_p]
 
 
@@ -79,7 +92,7 @@ class Forward(Run):
             a.q, a.k, a.v = dense(x.q), dense(k), dense(v)
             if x.bias is not None:
                 a.bias = dense(x.bias)
-            a.mask, a.softcap, a.plan = self.mask, w.softcap, self.plan
+            a.mask, a.softcap, a.plan, a.dropout = self.mask, w.softcap, self.plan, w.dropout
         self.output = (Tensor * 2)(dense(self.out), heed.heed_none())
         self.how = f"heed_forward, {heed.heed_target().decode()}"
 
@@ -133,7 +146,43 @@ class Forward(Run):
             heed.heed_mask_free(mask)
 
 
+class Training(Forward):
+    def __init__(self, w: Workload, x: Inputs, threads: int) -> None:
+        super().__init__(w, x, threads)
+        self.lse = np.empty((w.B, w.Hq, w.L, 1), np.float32)
+        self.gradients = [np.empty_like(t) for t in (x.q, x.k, x.v)]
+        if x.bias is not None:
+            self.gradients.append(np.empty(x.bias.shape, np.float32))
+        self.incoming = Incoming(dense(self.out), dense(self.lse), dense(x.d_out), heed.heed_none())
+        self.wanted = Gradients(*map(dense, self.gradients[:3]))
+        if x.bias is not None:
+            self.wanted.d_bias = dense(self.gradients[3])
+        self.how = f"heed_forward and heed_backward, {heed.heed_target().decode()}"
+
+    def _run(self, first: int, calls: int, inner: int) -> list[float]:
+        if heed.heed_threads() != self.threads:
+            heed.heed_set_threads(self.threads)
+        times = (c.c_double * calls)()
+        status = probes.heed_bench_steps(
+            c.cast(heed.heed_forward, c.c_void_p),
+            c.cast(heed.heed_backward, c.c_void_p),
+            self.problems,
+            c.byref(self.incoming),
+            c.byref(self.wanted),
+            calls,
+            times,
+        )
+        if status != 0:
+            raise Cannot(heed.heed_last_error().decode())
+        return list(times)
+
+    def result(self) -> list[np.ndarray]:
+        return self.gradients
+
+
 class Heed:
+    trains = True
+
     waits = "Heed's pool sleeps between calls"
 
     def __init__(self) -> None:
@@ -141,7 +190,7 @@ class Heed:
         self.versions = {"heed": heed.heed_version().decode()}
 
     def prepare(self, w: Workload, x: Inputs) -> Run:
-        return Forward(w, x, self.threads)
+        return (Training if w.train else Forward)(w, x, self.threads)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from inputs import Inputs, checked_rows
+from inputs import Inputs, checked
 from workloads import BY_NAME, Workload
 
 SLOW = 1.5  # seconds; a call that takes longer is not warmed up again in each round
@@ -37,8 +38,8 @@ class Run:
         """Does the row's work, with the i-th copy (modulo their number) of keys and values; returns when it is done."""
         raise NotImplementedError
 
-    def result(self) -> np.ndarray:
-        """The last call's output, [B, Hq, L, D]."""
+    def result(self) -> np.ndarray | list[np.ndarray]:
+        """The last call's output, [B, Hq, L, D]; for training d_q, d_k, d_v and, if there is a bias, its gradient."""
         raise NotImplementedError
 
     def seconds(self, calls: int) -> list[float]:
@@ -54,6 +55,7 @@ class Run:
 class Peer(Protocol):
     waits: str  # what keeps its idle threads from taking cores
     versions: dict[str, str]
+    trains: bool  # whether it has a backward; False if it says nothing
 
     def prepare(self, w: Workload, x: Inputs) -> Run:
         """Raises Cannot."""
@@ -94,6 +96,8 @@ def _answer(peer: Peer, runs: dict[str, Run], ask: dict[str, Any]) -> dict[str, 
     row = ask["row"]
     w = BY_NAME[row]
     if ask["do"] == "prepare":
+        if w.train and not getattr(peer, "trains", False):
+            raise Cannot("it has no backward pass, or none is asked for in its file")
         runs[row] = peer.prepare(w, Inputs(w))
         return {"how": runs[row].how}
     if ask["do"] == "check":
@@ -101,7 +105,11 @@ def _answer(peer: Peer, runs: dict[str, Run], ask: dict[str, Any]) -> dict[str, 
         runs[row].call(w.copies - 1)
         took = time.perf_counter() - start
         runs[row].slow = took > 2 * SLOW  # type: ignore[attr-defined]
-        np.save(ask["to"], runs[row].result()[checked_rows(w)].astype(np.float64))
+        run = runs[row]
+        if w.dropout:  # everybody drops others: what can be compared is the row without it
+            run = peer.prepare(replace(w, dropout=0.0), Inputs(w))
+            run.call(w.copies - 1)
+        np.save(ask["to"], checked(w, run.result()))
         return {"first": took}
     if ask["do"] == "time":
         return _time(runs[row], ask["seconds"])

@@ -54,7 +54,37 @@ class Sdpa(Run):
         return array(self.out)
 
 
+class Training(Sdpa):
+    """Forward and backward; gradients come back as autograd makes them."""
+
+    def __init__(self, w: Workload, x: Inputs) -> None:
+        super().__init__(w, x)
+        self.d_out = tensor(x.d_out)
+        self.inputs = [t.requires_grad_() for t in (self.q, *self.kv[0])]
+        self.mask, self.bias = None, None
+        if x.bias is not None:
+            self.bias = tensor(x.bias).requires_grad_()
+            self.inputs.append(self.bias)
+            self.mask = float_mask(w, self.q.dtype) if w.causal or w.padded else None
+        if w.dropout:
+            self.options["dropout_p"] = w.dropout
+        self.gradients: tuple[torch.Tensor, ...] = ()
+
+    def forward(self) -> torch.Tensor:
+        if self.bias is not None:
+            self.options["attn_mask"] = self.bias if self.mask is None else self.bias + self.mask
+        return torch.nn.functional.scaled_dot_product_attention(*self.inputs[:3], **self.options)
+
+    def call(self, i: int) -> None:
+        with torch.enable_grad():
+            self.gradients = torch.autograd.grad(self.forward(), self.inputs, self.d_out)
+
+    def result(self) -> list[np.ndarray]:
+        return [array(g) for g in self.gradients]
+
+
 class Torch:
+    trains = True
     waits = "libgomp's idle threads spin for about a millisecond, then sleep; the pause between turns is longer"
     versions = {"torch": torch.__version__}
 
@@ -68,7 +98,7 @@ class Torch:
         torch.backends.cuda.enable_math_sdp(asked.way == "math")
 
     def prepare(self, w: Workload, x: Inputs) -> Run:
-        return Sdpa(w, x)
+        return (Training if w.train else Sdpa)(w, x)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,38 @@ class Unfused(Run):
         return array(self.out.view(self.w.B, self.w.Hq, self.w.L, self.w.D))
 
 
+class Training(Run):
+    """Forward and backward through autograd, out of place as autograd wants it."""
+
+    def __init__(self, w: Workload, x: Inputs) -> None:
+        self.w = w
+        self.inputs = [tensor(t).requires_grad_() for t in (x.q, x.k, x.v)]
+        self.d_out = tensor(x.d_out)
+        self.mask = float_mask(w, self.d_out.dtype) if w.causal or w.padded else None
+        self.bias = None if x.bias is None else tensor(x.bias).requires_grad_()
+        if self.bias is not None:
+            self.inputs.append(self.bias)
+        self.gradients: tuple[torch.Tensor, ...] = ()
+
+    def call(self, i: int) -> None:
+        with torch.enable_grad():
+            q, k, v = self.inputs[:3]
+            scores = (q * self.w.D**-0.5) @ k.transpose(-1, -2)
+            if self.bias is not None:
+                scores = scores + self.bias
+            if self.mask is not None:
+                scores = scores + self.mask
+            weights = torch.softmax(scores, -1)
+            if self.w.dropout:
+                weights = torch.nn.functional.dropout(weights, self.w.dropout)
+            self.gradients = torch.autograd.grad(weights @ v, self.inputs, self.d_out)
+
+    def result(self) -> list[np.ndarray]:
+        return [array(g) for g in self.gradients]
+
+
 class TorchUnfused:
+    trains = True
     waits = "as peers/torch_sdpa.py"
     versions = {"torch": torch.__version__}
 
@@ -54,7 +85,7 @@ class TorchUnfused:
         torch.set_grad_enabled(False)
 
     def prepare(self, w: Workload, x: Inputs) -> Run:
-        return Unfused(w, x)
+        return (Training if w.train else Unfused)(w, x)
 
 
 if __name__ == "__main__":
