@@ -13,9 +13,9 @@
 // clang-format on
 #include <thread>
 
+#include "gradients-inl.h"
 #include "hwy/highway.h"
 #include "passes.h"
-#include "rows-inl.h"
 #include "threads.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -23,39 +23,6 @@ namespace heed {
 namespace HWY_NAMESPACE {
 
 // ---- One row ----
-
-// a . b in 16 lanes and their tree; columns of different dtypes are not needed.
-template <class T>
-inline float DotRow(const T* a, const T* b, int64_t n) {
-  const F d;
-  HWY_ALIGN float lanes[kLanes] = {};
-  int64_t x = 0;
-  for (; x + kLanes <= n; x += kLanes)
-    for (int64_t v = 0; v < kLanes; v += kVector)
-      hn::Store(hn::MulAdd(Widen(d, a + x + v), Widen(d, b + x + v), hn::Load(d, lanes + v)), d, lanes + v);
-  for (int64_t lane = 0; x < n; ++x, ++lane) lanes[lane] = std::fma(WidenOne(a + x), WidenOne(b + x), lanes[lane]);
-  return SumLanes(lanes);
-}
-
-// Sum of x_j or, weighted by its distance, of x_j (distance + j), over whole groups of 16.
-inline float SumRow(const float* x, int64_t width) {
-  const F d;
-  HWY_ALIGN float lanes[kLanes] = {};
-  for (int64_t j = 0; j < width; j += kLanes)
-    for (int64_t v = 0; v < kLanes; v += kVector)
-      hn::Store(hn::Add(hn::LoadU(d, x + j + v), hn::Load(d, lanes + v)), d, lanes + v);
-  return SumLanes(lanes);
-}
-inline float SumRowByDistance(const float* x, int64_t width, float distance) {
-  const F d;
-  HWY_ALIGN float lanes[kLanes] = {};
-  for (int64_t j = 0; j < width; j += kLanes)
-    for (int64_t v = 0; v < kLanes; v += kVector)
-      hn::Store(hn::MulAdd(hn::LoadU(d, x + j + v), hn::Iota(d, distance + static_cast<float>(j + v)),
-                           hn::Load(d, lanes + v)),
-                d, lanes + v);
-  return SumLanes(lanes);
-}
 
 // p = 2^(t - lse2) of a row of finished scores, and ds = p (dp - delta), the gradient of the finished score; a weight
 // of 0 gives 0 whatever dp is. With dropout, p comes out without the dropped weights, and dp is `keep` times what a
@@ -74,49 +41,19 @@ inline void WeightsAndGradient(float* t, float* dp, int64_t width, float lse2, f
   }
 }
 
-// ds becomes the gradient of the score before the cap: d cap(s) / d s = 1 - tanh^2.
-inline void ThroughCap(float* ds, int64_t width, const float* slope) {
-  const F d;
-  for (int64_t j = 0; j < width; j += kVector)
-    hn::StoreU(hn::Mul(hn::LoadU(d, ds + j), hn::LoadU(d, slope + j)), d, ds + j);
-}
-
-inline void AddRow(const float* x, int64_t n, float* to) {
-  const F d;
-  int64_t j = 0;
-  for (; j + kVector <= n; j += kVector) hn::StoreU(hn::Add(hn::LoadU(d, to + j), hn::LoadU(d, x + j)), d, to + j);
-  for (; j < n; ++j) to[j] += x[j];
-}
-
-// to[0, n) = factor * from[0, n), rounded to T.
-template <class T>
-inline void NarrowRow(const float* from, int64_t n, float factor, T* to) {
-  const F d;
-  const VF f = hn::Set(d, factor);
-  int64_t x = 0;
-  for (; x + kVector <= n; x += kVector) Narrow(hn::Mul(hn::LoadU(d, from + x), f), d, to + x);
-  for (; x < n; ++x) NarrowOne(from[x] * factor, to + x);
-}
-
 // ---- The pass ----
 
-// Sums that rows or blocks leave for the end.
-enum BackSums { kOfW, kOfBias, kOfAlibi, kOfSinks };
-
 template <class T, class ScoreOf>
-struct Backward : Rows<T> {
-  using Base = Rows<T>;
+struct Backward : GradientRows<T> {
+  using Base = GradientRows<T>;
+  using Base::Dp, Base::Dvp, Base::rows, Base::tiles, Base::heads, Base::most_rows, Base::most_keys, Base::keep;
   using Base::head, Base::head_of, Base::query, Base::p, Base::plan, Base::tiling, Base::scale2;
+  using Base::of_lse, Base::row_of, Base::row_sums, Base::keyed, Base::add_up_rows;
 
   const Incoming& in;
   const Gradients& g;
-  int64_t Dp = round_up(p.D, kLanes), Dvp = round_up(p.Dv, kLanes);
-  int64_t rows = tiling.rows(), tiles = tiling.tiles(), heads = p.B * p.Hkv;
-  int64_t most_rows = tiles ? tiling.tile(0, 0).row1 - tiling.tile(0, 0).row0 : 0;
-  int64_t most_keys = std::min(kBlockKeys, round_up(p.S, kWidestPanel));
   bool to_scores = g.d_q.data || g.d_k.data || g.d_w.data || g.d_bias.data || g.d_alibi.data;
   bool to_inputs = g.d_q.data || g.d_k.data || g.d_w.data;
-  float keep = static_cast<float>(1 / (1 - p.a.dropout));
   // What a gradient still lacks: rows come scaled for powers of two (Rows::gather_queries, scale_w).
   float dq_factor = p.a.score == Score::dot ? static_cast<float>(p.scale) : static_cast<float>(kLn2);
   float dk_factor = static_cast<float>(kLn2);
@@ -168,24 +105,13 @@ struct Backward : Rows<T> {
     return {w, used};
   }
 
-  float* row_sums(BackSums which, int64_t b, int64_t hkv) const {
-    return plan.back.sums[which].floats(0) + (b * p.Hkv + hkv) * rows;
-  }
-
-  const float* of_lse(const ConstTensor& t, int64_t b, int64_t hkv, int64_t x) const {
-    return static_cast<const float*>(t.data) + b * t.stride[0] + head_of(hkv, x) * t.stride[1] + query(x) * t.stride[2];
-  }
-  T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t i) const {
-    return static_cast<T*>(t.data) + b * t.stride[0] + h * t.stride[1] + i * t.stride[2];
-  }
-
   // ---- Before the blocks: what a tile's rows carry ----
 
   void start_tile(int64_t b, int64_t hkv, int64_t t, const Head& mine) const {
     const Tile& tile = tiling.tile(b, t);
     plan.back.next[(b * p.Hkv + hkv) * tiles + t].store(static_cast<int32_t>(tile.keys.begin / kBlockKeys),
                                                         std::memory_order_release);
-    if (g.d_bias.data && g.d_bias.shape[3] == 1)
+    if (g.d_bias.data && !keyed(g.d_bias))
       std::fill_n(row_sums(kOfBias, b, hkv) + tile.row0, tile.row1 - tile.row0, 0.0f);
     if (g.d_alibi.data) std::fill_n(row_sums(kOfAlibi, b, hkv) + tile.row0, tile.row1 - tile.row0, 0.0f);
     const bool sees = tile.keys.begin < tile.keys.end;
@@ -248,37 +174,17 @@ struct Backward : Rows<T> {
 
   void tile(int64_t b, int64_t hkv, int64_t c, int64_t t, int64_t keys, const Head& mine, const Work& w) const {
     const Tile& tile = tiling.tile(b, t);
-    const int64_t n_rows = tile.row1 - tile.row0, key0 = c * kBlockKeys;
-    const Block block{key0, keys, w.k_panels, nullptr, 0, 0, 0};
+    const int64_t key0 = c * kBlockKeys;
+    Patch patch = this->patch_of(tile, {key0, keys, w.k_panels, nullptr, 0, 0, 0});
+    const Span* spans = patch.spans;
     gather_rows(b, hkv, tile, w);
-
-    // The keys that the tile sees, in whole groups of 16, and for each group of 16 the rows that see some of it: beyond
-    // them nothing is computed or read.
-    const Span seen{std::max<int64_t>(0, tile.keys.begin - key0) / kLanes * kLanes,
-                    round_up(std::min(keys, tile.keys.end - key0), kLanes)};
-    Span seeing[kBlockKeys / kLanes];
-    std::fill(seeing, seeing + kBlockKeys / kLanes, Span{n_rows, 0});
-    Span spans[kMostRows];
-
     wait_for_turn(b, hkv, c, t);
-    for (int64_t r = 0, n; r < n_rows; r += n) {
-      n = NextGroup(n_rows - r);
+    for (int64_t r = 0, n; r < patch.rows; r += n) {
+      n = NextGroup(patch.rows - r);
       const int64_t x = tile.row0 + r;
-      const Sight sight = this->look(b, x, n, block);
-      const int64_t end = sight.first + sight.width;
-      for (float* rows_of : {w.s, w.ds})
-        for (int64_t i = r; i < r + n; ++i) {
-          float* row = rows_of + i * kBackStride;
-          std::fill(row + seen.begin, row + std::clamp(sight.first, seen.begin, seen.end), 0.0f);
-          std::fill(row + std::clamp(end, seen.begin, seen.end), row + seen.end, 0.0f);
-        }
-      for (int64_t i = 0; i < n; ++i)  // a row whose scores are all -inf has lse = -inf and no weights
-        spans[r + i] = mine.lse2[x + i] == -std::numeric_limits<float>::infinity() ? Span{0, 0} : sight.spans[i];
+      const Sight sight = this->enter(b, patch, r, n, mine.lse2 + tile.row0, {w.s, w.ds});
       if (sight.width == 0) continue;
-      for (int64_t column = sight.first / kLanes; column < end / kLanes; ++column)
-        seeing[column] = {std::min(seeing[column].begin, r), r + n};
-
-      const int64_t v0 = sight.first / kVector, v1 = end / kVector;
+      const int64_t v0 = sight.first / kVector, v1 = v0 + sight.width / kVector;
       scores(x, n, w, r, v0, v1);
       if (to_scores) {
         const Product dp{w.d_out + r * Dvp,      Dvp,        w.v_panels, kPanel, p.Dv * kPanel,
@@ -289,17 +195,15 @@ struct Backward : Rows<T> {
       if (to_inputs) to_queries(tile, r, n, spans, mine, w);
     }
     if (g.d_v.data)  // dv_j += sum over i of p_ij d_out_i: p read the other way round
-      to_keys(w.s, w.d_out, Dvp, w.dv, seen, seeing);
+      this->to_keys(patch, w.s, w.d_out, Dvp, w.dv);
     if (g.d_k.data && std::is_same_v<ScoreOf, DotScore>)  // dk_j += sum over i of ds_ij q_i
-      to_keys(w.ds, w.q, Dp, w.dk, seen, seeing);
+      this->to_keys(patch, w.ds, w.q, Dp, w.dk);
 
     if (g.d_q.data && c == (tile.keys.end - 1) / kBlockKeys)
       for (int64_t x = tile.row0; x < tile.row1; ++x)
         NarrowRow(mine.dq + x * Dp, p.D, dq_factor, row_of(g.d_q, b, head_of(hkv, x), query(x)));
     plan.back.next[(b * p.Hkv + hkv) * tiles + t].store(static_cast<int32_t>(c + 1), std::memory_order_release);
   }
-
-  static constexpr int64_t kMostRows = 96;
 
   // q (scaled) and d_out of the tile's rows as f32.
   void gather_rows(int64_t b, int64_t hkv, const Tile& tile, const Work& w) const {
@@ -337,14 +241,10 @@ struct Backward : Rows<T> {
     else
       WeightsAndGradient<false>(s, ds, width, lse2, mine.delta[x]);
     if (!to_scores || !sees) return;
-    if (g.d_bias.data && g.d_bias.shape[3] == 1) {
+    if (g.d_bias.data && !keyed(g.d_bias)) {
       row_sums(kOfBias, b, hkv)[x] += SumRow(ds, width);
     } else if (g.d_bias.data) {
-      const Tensor& t = g.d_bias;
-      float* to = static_cast<float*>(t.data) + (t.shape[0] == 1 ? 0 : b * t.stride[0]) +
-                  (t.shape[1] == 1 ? 0 : head_of(hkv, x) * t.stride[1]) +
-                  (t.shape[2] == 1 ? 0 : query(x) * t.stride[2]);
-      AddRow(ds + inside.begin, span.end - span.begin, to + key0 + span.begin);
+      this->add_to_bias(g.d_bias, b, hkv, x, key0 + span.begin, ds + inside.begin, span.end - span.begin);
     }
     if (g.d_alibi.data) row_sums(kOfAlibi, b, hkv)[x] += SumRowByDistance(ds, width, finish.distance);
     if (finish.cap2 > 0) ThroughCap(ds, width, w.slope);
@@ -368,17 +268,6 @@ struct Backward : Rows<T> {
     }
   }
 
-  // c_j += sum over rows i of a_ij b_i for the keys j in `seen`; b: [rows][b_row], c: [key][b_row].
-  void to_keys(const float* a, const float* b, int64_t b_row, float* c, Span seen, const Span* seeing) const {
-    const Product t{a + seen.begin, kBackStride, b, b_row, kPanel, c + seen.begin * b_row, b_row, kOnes};
-    for (int64_t j = seen.begin, n; j < seen.end; j += n) {
-      n = NextGroup(seen.end - j);
-      const Span &x = seeing[j / kLanes], &y = seeing[(j + n - 1) / kLanes];
-      const Span rows_of{std::min(x.begin, y.begin), std::max(x.end, y.end)};
-      if (rows_of.begin < rows_of.end) StripOf<true, false>(n, t, j - seen.begin, rows_of, nullptr, 0, b_row / kVector);
-    }
-  }
-
   // ---- The order of sums ----
 
   // Rows of the tile have been through all blocks before c, and, where heads add to one bias gradient, the heads before
@@ -387,7 +276,7 @@ struct Backward : Rows<T> {
     const int64_t index = b * p.Hkv + hkv;
     if (!plan.back.whole_heads) wait(index, t, c);
     const Tensor& d = g.d_bias;
-    if (!d.data || d.shape[3] == 1) return;
+    if (!keyed(d)) return;
     for (int64_t b0 = d.shape[0] == 1 ? 0 : b; b0 <= b; ++b0)
       for (int64_t h0 = d.shape[1] == 1 ? 0 : hkv; h0 < (d.shape[1] == 1 ? p.Hkv : hkv + 1); ++h0) {
         const int64_t other = b0 * p.Hkv + h0;
@@ -413,11 +302,11 @@ struct Backward : Rows<T> {
     back.heads.floats((back.whole_heads ? back.workers : heads) * head_size());
     for (Memory& memory : back.scratch) memory.floats(work_size());
     back.sums[kOfW].floats(g.d_w.data ? heads * back.blocks * p.group * p.D : 0);
-    back.sums[kOfBias].floats(g.d_bias.data && g.d_bias.shape[3] == 1 ? heads * rows : 0);
+    back.sums[kOfBias].floats(g.d_bias.data && !keyed(g.d_bias) ? heads * rows : 0);
     back.sums[kOfAlibi].floats(g.d_alibi.data ? heads * rows : 0);
     back.sums[kOfSinks].floats(g.d_sinks.data ? heads * rows : 0);
     for (int64_t x = 0; x < heads * tiles; ++x) back.next[x].store(-1, std::memory_order_relaxed);
-    clear_bias();
+    this->clear_bias(g.d_bias);
     if (!back.whole_heads)
       parallel(p.a.executor, back.workers, heads * tiles, [&](int, int64_t x) {
         const int64_t head = x / tiles;
@@ -434,19 +323,9 @@ struct Backward : Rows<T> {
     add_up();
   }
 
-  void clear_bias() const {
-    const Tensor& d = g.d_bias;
-    if (!d.data || d.shape[3] == 1) return;
-    const auto one_head = [&](int64_t x) {
-      float* head = static_cast<float*>(d.data) + x / d.shape[1] * d.stride[0] + x % d.shape[1] * d.stride[1];
-      for (int64_t i = 0; i < d.shape[2]; ++i) std::fill_n(head + i * d.stride[2], d.shape[3], 0.0f);
-    };
-    parallel(p.a.executor, plan.back.workers, d.shape[0] * d.shape[1], [&](int, int64_t x) { one_head(x); });
-  }
-
   // What rows and blocks have left, in double and in order.
   void add_up() const {
-    if (g.d_bias.data && g.d_bias.shape[3] == 1) add_up_rows(kOfBias, g.d_bias);
+    if (g.d_bias.data && !keyed(g.d_bias)) add_up_rows(kOfBias, g.d_bias);
     if (g.d_alibi.data) add_up_rows(kOfAlibi, g.d_alibi);
     if (g.d_sinks.data) add_up_rows(kOfSinks, g.d_sinks);
     if (!g.d_w.data) return;
@@ -460,21 +339,6 @@ struct Backward : Rows<T> {
       for (int64_t e = 0; e < p.D; ++e)
         static_cast<float*>(g.d_w.data)[h * g.d_w.stride[1] + e] = static_cast<float>(p.scale * sums[h * p.D + e]);
   }
-
-  void add_up_rows(BackSums which, const Tensor& t) const {
-    const Shape& n = t.shape;
-    std::vector<double> sums(n[0] * n[1] * n[2]);
-    for (int64_t head = 0; head < heads; ++head)
-      for (int64_t x = 0; x < rows; ++x) {
-        const int64_t b = n[0] == 1 ? 0 : head / p.Hkv, h = n[1] == 1 ? 0 : head_of(head % p.Hkv, x);
-        sums[(b * n[1] + h) * n[2] + (n[2] == 1 ? 0 : query(x))] += plan.back.sums[which].floats(0)[head * rows + x];
-      }
-    for (int64_t b = 0; b < n[0]; ++b)
-      for (int64_t h = 0; h < n[1]; ++h)
-        for (int64_t i = 0; i < n[2]; ++i)
-          static_cast<float*>(t.data)[b * t.stride[0] + h * t.stride[1] + i * t.stride[2]] =
-              static_cast<float>(sums[(b * n[1] + h) * n[2] + i]);
-  }
 };
 
 void BackwardPass(const Problem& p, Plan::State& plan, const Incoming& in, const Gradients& g) {
@@ -482,9 +346,9 @@ void BackwardPass(const Problem& p, Plan::State& plan, const Incoming& in, const
   WithRows(p, plan, none, [&]<class T>(const Rows<T>&) {
     const Rows<T> rows{p, plan, none, plan.back.tiling};
     if (p.a.score == Score::dot)
-      Backward<T, DotScore>{rows, in, g}.run();
+      Backward<T, DotScore>{{rows}, in, g}.run();
     else
-      Backward<T, AdditiveScore>{rows, in, g}.run();
+      Backward<T, AdditiveScore>{{rows}, in, g}.run();
   });
 }
 
