@@ -46,6 +46,11 @@ class Inputs:
         return self._normal("v", self.w.Hkv, self.w.S)
 
     @cached_property
+    def w_additive(self) -> np.ndarray:
+        """[1, 1, 1, D]"""
+        return (self._generator("w").random((1, 1, 1, self.w.D), dtype=np.float32) - 0.5).astype(NUMPY[self.w.dtype])
+
+    @cached_property
     def d_out(self) -> np.ndarray:
         return self._normal("d_out", self.w.Hq, self.w.L)
 
@@ -89,7 +94,12 @@ def gradients_of_head(w: Workload, x: Inputs, b: int, h: int) -> list[np.ndarray
     q, k, v, d_out = (t[b, h].astype(np.float64) for t in (x.q, x.k, x.v, x.d_out))
     first, end = (t[b] for t in w.spans())
     j = np.arange(w.S)
-    p = q @ k.T / np.sqrt(w.D)
+    w_a, t = x.w_additive.ravel().astype(np.float64), np.zeros(0)
+    if w.additive:
+        t = np.tanh(q[:, None] + k[None])
+        p = t @ w_a
+    else:
+        p = q @ k.T / np.sqrt(w.D)
     if x.bias is not None:
         p += x.bias[0, h]
     p[(j < first[:, None]) | (j >= end[:, None])] = -np.inf
@@ -99,6 +109,9 @@ def gradients_of_head(w: Workload, x: Inputs, b: int, h: int) -> list[np.ndarray
     ds = d_out @ v.T
     ds -= (ds * p).sum(-1, keepdims=True)
     ds *= p
+    if w.additive:
+        to_both = ds[..., None] * w_a * (1 - t**2)
+        return [to_both.sum(1), to_both.sum(0), d_v]
     return [ds @ k / np.sqrt(w.D), ds.T @ q / np.sqrt(w.D), d_v, ds]
 
 

@@ -22,8 +22,8 @@ class Verdict:
     holds: bool | None  # None: cannot be told
 
 
-def best_peer(cells: dict[str, Cell]) -> str:
-    timed = {p: c.median for p, c in cells.items() if p != "heed" and c.median}
+def best_peer(w: Workload, cells: dict[str, Cell]) -> str:
+    timed = {p: c.median for p, c in cells.items() if p != "heed" and c.median and (not w.against or p in w.against)}
     return min(timed, key=lambda p: timed[p]) if timed else ""
 
 
@@ -44,7 +44,7 @@ def judge(
 ) -> Verdict:
     ours = cells[w.row].get("heed", Cell())
     share = _share(w, cells, samples, threads)
-    peer = best_peer(cells[w.row])
+    peer = best_peer(w, cells[w.row])
     theirs = cells[w.row][peer].median if peer else None
     ratio = theirs / ours.median if theirs and ours.median else None
     micro = ours.median * 1e6 if ours.median else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+SDPA = ("torch", "torch-math")  # which of the two PyTorch's operator takes is PyTorch's choice
 COLD_BYTES = 256 << 20  # decode reads keys and values that no cache holds: calls go round copies that fill this
 
 
@@ -30,6 +31,7 @@ class Workload:
     padded: bool = False  # each batch row has its own number of keys: key_lengths()
     bias: bool = False  # additive, one value per head and pair
     softcap: float = 0.0
+    additive: bool = False  # scores of w . tanh(q + k), Bahdanau's
     train: bool = False  # forward and backward: the gradients of q, k, v, and of the bias if there is one
     dropout: float = 0.0  # of the weights
     cold: bool = False  # see COLD_BYTES
@@ -40,6 +42,7 @@ class Workload:
     # What is promised; None: nothing.
     share: float | None = None  # of the floor
     ratio: float | None = None  # the best peer's time over Heed's
+    against: tuple[str, ...] = ()  # the peers that count for the ratio; none: all
     of_row: str = ""  # the row that the next two compare with
     speed: float | None = None  # at least this much of that row's speed
     points: float | None = None  # a share at most this far from that row's
@@ -58,6 +61,8 @@ class Workload:
             parts.append("lengths")
         if self.bias:
             parts.append("bias")
+        if self.additive:
+            parts.append("additive")
         if self.dropout:
             parts.append(f"dropout {self.dropout:g}")
         if self.softcap:
@@ -112,7 +117,7 @@ class Workload:
 P1 = Workload("P1", 1, 16, 16, 1024, 1024, 64, share=0.84, ratio=1.3, together="P1")
 P3 = Workload("P3", 1, 8, 8, 4096, 4096, 128, causal=True, share=0.88, ratio=1.6)
 D1 = Workload("D1", 1, 32, 8, 1, 8192, 128, cold=True, share=0.82, ratio=2)
-T2 = Workload("T2", 2, 8, 8, 2048, 2048, 64, train=True, share=0.80, ratio=1.6, together="T2")
+T2 = Workload("T2", 2, 8, 8, 2048, 2048, 64, train=True, share=0.80, ratio=1.6, against=SDPA, together="T2")
 D2 = Workload("D2", 8, 32, 8, 1, 2048, 128, cold=True, share=0.82, ratio=2)
 
 ROWS = [
@@ -135,16 +140,18 @@ ROWS = [
     replace(D2, row="D2-f16", dtype="f16", share=0.76),
     replace(D2, row="D2-bf16", dtype="bf16", share=0.76),
     Workload("D3", 1, 8, 1, 16, 4096, 128, cold=True, share=0.70, ratio=2),
-    Workload("T1", 8, 8, 8, 512, 512, 64, causal=True, train=True, share=0.73, ratio=2),
+    Workload("T1", 8, 8, 8, 512, 512, 64, causal=True, train=True, share=0.73, ratio=2, against=SDPA),
     T2,
     replace(T2, row="T7", dtype="bf16", share=None, ratio=1.5, of_row="T2", speed=0.9, error=0.5),
-    Workload("T3", 1, 8, 8, 4096, 4096, 128, causal=True, train=True, share=0.80, ratio=2),
-    Workload("T4", 1, 2, 2, 8192, 8192, 64, causal=True, window=512, train=True, share=0.60, ratio=5),
+    Workload("T3", 1, 8, 8, 4096, 4096, 128, causal=True, train=True, share=0.80, ratio=2, against=SDPA),
+    Workload("T4", 1, 2, 2, 8192, 8192, 64, causal=True, window=512, train=True, share=0.60, ratio=5, against=SDPA),
     replace(T2, row="T5", bias=True, share=0.50, ratio=3, together=""),
-    Workload("T6", 32, 8, 8, 64, 64, 64, padded=True, dropout=0.1, train=True, share=0.45, ratio=2),
+    Workload("T6", 32, 8, 8, 64, 64, 64, padded=True, dropout=0.1, train=True, share=0.45, ratio=2, against=SDPA),
+    Workload("A1", 32, 1, 1, 40, 40, 256, additive=True, train=True, ratio=3),
     Workload("small", 1, 1, 1, 8, 8, 64, alone=True, microseconds=2.0),
 ]
 
+# The flops of A1 are as if its scores were products, so that its share says nothing.
 # --selftest: no times, only errors. Between them they use every option a row has.
 SELFTEST = [
     Workload("self-1", 2, 4, 4, 33, 64, 64, padded=True),
@@ -157,6 +164,7 @@ SELFTEST = [
     Workload("self-8", 2, 4, 4, 70, 70, 64, causal=True, train=True),
     Workload("self-9", 2, 4, 4, 70, 70, 64, causal=True, window=20, train=True, bias=True),
     Workload("self-10", 2, 4, 4, 33, 64, 64, padded=True, train=True, dropout=0.1),
+    Workload("self-12", 2, 4, 4, 33, 40, 64, additive=True, train=True),
     Workload("self-11", 2, 4, 4, 33, 64, 64, dtype="bf16", train=True),
 ]
 

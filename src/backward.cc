@@ -49,6 +49,7 @@ struct Backward : GradientRows<T> {
   using Base::Dp, Base::Dvp, Base::rows, Base::tiles, Base::heads, Base::most_rows, Base::most_keys, Base::keep;
   using Base::head, Base::head_of, Base::query, Base::p, Base::plan, Base::tiling, Base::scale2;
   using Base::of_lse, Base::row_of, Base::row_sums, Base::keyed, Base::add_up_rows;
+  using typename Base::Next, typename Base::Streams;
 
   const Incoming& in;
   const Gradients& g;
@@ -57,6 +58,14 @@ struct Backward : GradientRows<T> {
   // What a gradient still lacks: rows come scaled for powers of two (Rows::gather_queries, scale_w).
   float dq_factor = p.a.score == Score::dot ? static_cast<float>(p.scale) : static_cast<float>(kLn2);
   float dk_factor = static_cast<float>(kLn2);
+
+  Streams streams = given({{p.a.q, in.out, in.d_out, g.d_q}, {p.a.k, p.a.v, g.d_k, g.d_v}});
+
+  static Streams given(Streams streams) {
+    for (auto* tensors : {&streams.of_queries, &streams.of_keys})
+      std::erase_if(*tensors, [](const ConstTensor& t) { return !t.data; });
+    return streams;
+  }
 
   // ---- Memory ----
 
@@ -78,6 +87,7 @@ struct Backward : GradientRows<T> {
     float *s, *ds;        // [rows][kBackStride]: scores, then weights; gradients of weights, then of scores
     float *bias, *slope;  // of one row: [kBlockKeys]
     float *w, *dw;        // additive: [group][D], [group][D][16]
+    Next* next;           // head that this worker does after this one
   };
   int64_t work_size() const { return lay_out(nullptr).second; }
   Work work(int worker) const { return lay_out(plan.back.scratch[worker].floats(0)).first; }
@@ -186,12 +196,15 @@ struct Backward : GradientRows<T> {
       if (sight.width == 0) continue;
       const int64_t v0 = sight.first / kVector, v1 = v0 + sight.width / kVector;
       scores(x, n, w, r, v0, v1);
+      this->fetch(*w.next, streams);
       if (to_scores) {
         const Product dp{w.d_out + r * Dvp,      Dvp,        w.v_panels, kPanel, p.Dv * kPanel,
                          w.ds + r * kBackStride, kBackStride};
         StripOf<false, false>(n, dp, 0, {0, p.Dv}, nullptr, v0, v1);
       }
+      this->fetch(*w.next, streams);
       for (int64_t i = 0; i < n; ++i) row(b, hkv, x + i, r + i, key0, sight.first, sight.width, spans[r + i], mine, w);
+      this->fetch(*w.next, streams);
       if (to_inputs) to_queries(tile, r, n, spans, mine, w);
     }
     if (g.d_v.data)  // dv_j += sum over i of p_ij d_out_i: p read the other way round
@@ -314,11 +327,19 @@ struct Backward : GradientRows<T> {
       });
     parallel(p.a.executor, back.workers, static_cast<int64_t>(back.pieces.size()), [&](int worker, int64_t x) {
       const Piece& piece = back.pieces[x];
-      const Head mine = head_memory(piece.b * p.Hkv + piece.hkv, worker);
-      if (back.whole_heads)
-        for (int64_t t = 0; t < tiles; ++t) start_tile(piece.b, piece.hkv, t, mine);
-      const Work w = work(worker);
-      for (int64_t c = piece.part; c < piece.end; ++c) block(piece.b, piece.hkv, c, mine, w);
+      Work w = work(worker);
+      Next next;
+      w.next = &next;
+      if (!back.whole_heads)
+        return block(piece.b, piece.hkv, piece.part, head_memory(piece.b * p.Hkv + piece.hkv, worker), w);
+      const Head mine = head_memory(0, worker);
+      for (int64_t head = piece.part; head < piece.end; ++head) {
+        next = head + 1 < piece.end ? this->next_of({(head + 1) / p.Hkv, (head + 1) % p.Hkv, 0, 0}, streams,
+                                                    3 * back.blocks * rows / kGroup)
+                                    : Next();
+        for (int64_t t = 0; t < tiles; ++t) start_tile(head / p.Hkv, head % p.Hkv, t, mine);
+        for (int64_t c = 0; c < back.blocks; ++c) block(head / p.Hkv, head % p.Hkv, c, mine, w);
+      }
     });
     add_up();
   }

@@ -8,7 +8,6 @@
 // clang-format on
 #include <thread>
 
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "passes.h"
 #include "rows-inl.h"
@@ -23,47 +22,11 @@ struct Tiles : Rows<T> {
   using Base = Rows<T>;
   using Base::block_at, Base::sums, Base::start, Base::finish, Base::scratch;
   using Base::head, Base::head_of, Base::query, Base::gather_queries, Base::scale_w;
-  using Base::p, Base::plan, Base::result, Base::padded;
+  using Base::p, Base::plan, Base::result, Base::padded, Base::tiling;
   using Base::pack, Base::packed_head, Base::v_packed, typename Base::Group;
-  using typename Base::Scratch;
+  using typename Base::Scratch, typename Base::Next, typename Base::Streams;
 
-  // What the next head reads and writes, fetched into the cache bit by bit while this one is computed.
-  struct Next {
-    const Piece* piece = nullptr;
-    int64_t row = 0, rows = 0, step = 0;  // rows of q, out, k and v, in this order
-  };
-
-  Next next_of(const Piece* piece) const {
-    Next next{piece};
-    if (!piece) return next;
-    const Span seen = this->tiling.keys(piece->b);
-    const int64_t groups = std::max<int64_t>(1, this->tiling.rows() / kGroup);
-    next.rows = 2 * this->tiling.rows() + 2 * (seen.end - seen.begin);
-    next.step = (next.rows + groups - 1) / groups;
-    return next;
-  }
-
-  void fetch(Next& next) const {
-    if (!next.piece) return;
-    const int64_t b = next.piece->b, hkv = next.piece->hkv, rows = this->tiling.rows();
-    const int64_t first = this->tiling.keys(b).begin, keys = (next.rows - 2 * rows) / 2;
-    for (const int64_t end = std::min(next.rows, next.row + next.step); next.row < end; ++next.row) {
-      int64_t x = next.row, dims = p.D;
-      const T* from;
-      if (x < 2 * rows) {
-        const bool writes = x >= rows;
-        const ConstTensor t = writes ? ConstTensor(result.out) : p.a.q;
-        if (writes) x -= rows, dims = p.Dv;
-        from = head(t, b, head_of(hkv, x)) + query(x) * t.stride[2];
-      } else {
-        const bool value = x >= 2 * rows + keys;
-        const ConstTensor& t = value ? p.a.v : p.a.k;
-        if (value) dims = p.Dv;
-        from = head(t, b, hkv) + (first + x - 2 * rows - (value ? keys : 0)) * t.stride[2];
-      }
-      for (int64_t d = 0; d < dims; d += kCacheLine / sizeof(T)) hwy::Prefetch(from + d);
-    }
-  }
+  Streams streams{{p.a.q, result.out}, {p.a.k, p.a.v}};
 
   // All rows of a tile against the blocks that get_block(key0) hands out.
   template <class ScoreOf, class GetBlock>
@@ -78,7 +41,7 @@ struct Tiles : Rows<T> {
       const Block block = get_block(key0);
       for (int64_t r = 0, n; r < rows; r += n) {
         n = NextGroup(rows - r);
-        fetch(next);
+        this->fetch(next, streams);
         add_block<ScoreOf>(b, hkv, tile.row0 + r, n, mine.q + r * p.D, w, block,
                            {all.o + r * padded, all.lanes + r * kLanes, all.m + r}, *mine.group);
       }
@@ -86,15 +49,14 @@ struct Tiles : Rows<T> {
     finish(b, hkv, tile.row0, tile.row1, all);
   }
 
-  int64_t most_rows() const {
-    return this->tiling.tiles() == 0 ? 0 : this->tiling.tile(0, 0).row1 - this->tiling.tile(0, 0).row0;
-  }
+  int64_t most_rows() const { return tiling.tiles() == 0 ? 0 : tiling.tile(0, 0).row1 - tiling.tile(0, 0).row0; }
 
   template <class ScoreOf>
   void some_heads(int worker, const Piece& piece) const {
     for (int64_t h = piece.part; h < piece.end; ++h) {
       const Piece one{h / p.Hkv, h % p.Hkv, 0, 0}, after{(h + 1) / p.Hkv, (h + 1) % p.Hkv, 0, 0};
-      Next next = next_of(h + 1 < piece.end ? &after : nullptr);
+      Next next;
+      if (h + 1 < piece.end) next = this->next_of(after, streams, tiling.rows() / kGroup);
       one_head<ScoreOf>(worker, one, next);
     }
   }
@@ -102,11 +64,11 @@ struct Tiles : Rows<T> {
   template <class ScoreOf>
   void one_head(int worker, const Piece& piece, Next& next) const {
     const Scratch mine = scratch(worker, packed_head(), most_rows());
-    const Span seen = this->tiling.keys(piece.b);
+    const Span seen = tiling.keys(piece.b);
     for (int64_t key0 = seen.begin / kBlockKeys * kBlockKeys; key0 < seen.end; key0 += kBlockKeys)
       pack(piece.b, piece.hkv, key0, mine.packed + key0 * (p.D + v_packed()));
-    for (int64_t t = 0; t < this->tiling.tiles(); ++t)
-      tile<ScoreOf>(piece.b, piece.hkv, this->tiling.tile(piece.b, t), mine, next, [&](int64_t key0) {
+    for (int64_t t = 0; t < tiling.tiles(); ++t)
+      tile<ScoreOf>(piece.b, piece.hkv, tiling.tile(piece.b, t), mine, next, [&](int64_t key0) {
         return block_at(piece.b, piece.hkv, key0, mine.packed + key0 * (p.D + v_packed()));
       });
   }
@@ -118,7 +80,7 @@ struct Tiles : Rows<T> {
     const Scratch mine = scratch(worker, 0, most_rows());
     const int64_t head = piece.b * p.Hkv + piece.hkv;
     Next none;
-    tile<ScoreOf>(piece.b, piece.hkv, this->tiling.tile(piece.b, piece.part), mine, none, [&](int64_t key0) {
+    tile<ScoreOf>(piece.b, piece.hkv, tiling.tile(piece.b, piece.part), mine, none, [&](int64_t key0) {
       float* memory = plan.packed.floats(0) + head * packed_head() + key0 * (p.D + v_packed());
       std::atomic<uint8_t>& state = plan.done[head * plan.blocks + key0 / kBlockKeys];
       uint8_t now = kUntouched;

@@ -142,9 +142,11 @@ void Plan::State::prepare_backward(const Problem& p, int may_run) {
   back.workers = multiplications < 1e6 ? 1 : may_run;
   back.whole_heads = back.workers == 1 || heads >= kHeadsEach * back.workers;
   back.pieces.clear();
-  for (int64_t head = 0; head < heads; ++head) {
-    const int64_t pieces = back.whole_heads ? 1 : back.blocks, each = back.whole_heads ? back.blocks : 1;
-    for (int64_t c = 0; c < pieces; ++c) back.pieces.push_back({head / p.Hkv, head % p.Hkv, c * each, (c + 1) * each});
+  for (int64_t head = 0, some; head < heads; head += some) {
+    some = back.whole_heads ? std::min(heads - head, std::clamp<int64_t>(heads / (8 * back.workers), 1, 8)) : 1;
+    if (back.whole_heads) back.pieces.push_back({0, 0, head, head + some});
+    for (int64_t c = 0; !back.whole_heads && c < back.blocks; ++c)
+      back.pieces.push_back({head / p.Hkv, head % p.Hkv, c, c + 1});
   }
   back.next = std::make_unique<std::atomic<int32_t>[]>(heads * back.tiling.tiles());
   back.scratch = std::vector<Memory>(back.workers);

@@ -125,7 +125,7 @@ struct Plan::State {
   std::unique_ptr<std::atomic<int32_t>[]> left;  // Way::blocks: blocks of a head to do
   std::atomic<bool> busy{false};
 
-  // How the backward shares its work: a piece is one KV head whole, or, if heads are few, one block of its keys with
+  // How the backward shares its work: a piece is some KV heads whole, or, if heads are few, one block of its keys with
   // all rows that see it. Sums over keys of a row are added up block by block, so a piece of a block waits at each tile
   // of rows until the blocks before it have passed (`next`): like carriages, one behind the other.
   struct Back {
@@ -133,7 +133,7 @@ struct Plan::State {
     bool whole_heads = true;
     int workers = 1;
     int64_t blocks = 0;
-    std::vector<Piece> pieces;  // [part, end): blocks
+    std::vector<Piece> pieces;  // [part, end): heads of all batches, or blocks of one
     // Of each head and tile: the block whose turn it is. Starts at the tile's first, ends behind its last.
     std::unique_ptr<std::atomic<int32_t>[]> next;
     Memory heads;                 // what rows carry: of each head, or of each worker's if heads stay whole

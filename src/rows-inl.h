@@ -12,6 +12,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "hwy/highway.h"
 #include "pack-inl.h"
@@ -294,6 +295,45 @@ struct Rows {
         static_cast<float*>(lse.data)[b * lse.stride[0] + h * lse.stride[1] + i * lse.stride[2]] =
             sum != 0.0f ? static_cast<float>((m + std::log2(static_cast<double>(sum))) * kLn2)
                         : -std::numeric_limits<float>::infinity();
+    }
+  }
+
+  // ---- Ahead ----
+
+  // Tensors of a head: rows of its queries, rows of its keys.
+  struct Streams {
+    std::vector<ConstTensor> of_queries, of_keys;
+    int64_t rows(const Rows& r, Span keys) const {
+      return static_cast<int64_t>(of_queries.size()) * r.tiling.rows() +
+             static_cast<int64_t>(of_keys.size()) * (keys.end - keys.begin);
+    }
+  };
+
+  // What the next head reads and writes, fetched into the cache bit by bit while this one is computed: short sequences
+  // would wait for memory otherwise.
+  struct Next {
+    int64_t b = 0, hkv = 0;
+    int64_t row = 0, rows = 0, step = 0;  // of the streams, one after the other; 0 rows: there is none
+  };
+
+  // In about so many steps.
+  Next next_of(const Piece& piece, const Streams& streams, int64_t steps) const {
+    const int64_t all = streams.rows(*this, tiling.keys(piece.b));
+    steps = std::max<int64_t>(1, steps);
+    return {piece.b, piece.hkv, 0, all, (all + steps - 1) / steps};
+  }
+
+  void fetch(Next& next, const Streams& streams) const {
+    if (next.row >= next.rows) return;
+    const int64_t rows = tiling.rows(), queries = rows * static_cast<int64_t>(streams.of_queries.size());
+    const Span seen = tiling.keys(next.b);
+    for (const int64_t end = std::min(next.rows, next.row + next.step); next.row < end; ++next.row) {
+      const bool of_query = next.row < queries;
+      const int64_t x = of_query ? next.row : next.row - queries, n = of_query ? rows : seen.end - seen.begin;
+      const ConstTensor& t = of_query ? streams.of_queries[x / n] : streams.of_keys[x / n];
+      const T* from = of_query ? head(t, next.b, head_of(next.hkv, x % n)) + query(x % n) * t.stride[2]
+                               : head(t, next.b, next.hkv) + (seen.begin + x % n) * t.stride[2];
+      for (int64_t d = 0; d < t.shape[3]; d += kCacheLine / static_cast<int64_t>(sizeof(T))) hwy::Prefetch(from + d);
     }
   }
 

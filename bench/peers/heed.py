@@ -92,6 +92,8 @@ class Forward(Run):
             a.q, a.k, a.v = dense(x.q), dense(k), dense(v)
             if x.bias is not None:
                 a.bias = dense(x.bias)
+            if w.additive:
+                a.score, a.w = 1, dense(x.w_additive)
             a.mask, a.softcap, a.plan, a.dropout = self.mask, w.softcap, self.plan, w.dropout
         self.output = (Tensor * 2)(dense(self.out), heed.heed_none())
         self.how = f"heed_forward, {heed.heed_target().decode()}"
@@ -157,6 +159,9 @@ class Training(Forward):
         self.wanted = Gradients(*map(dense, self.gradients[:3]))
         if x.bias is not None:
             self.wanted.d_bias = dense(self.gradients[3])
+        if w.additive:  # what a layer needs, too; not compared
+            self.d_w = np.empty(x.w_additive.shape, np.float32)
+            self.wanted.d_w = dense(self.d_w)
         self.how = f"heed_forward and heed_backward, {heed.heed_target().decode()}"
 
     def _run(self, first: int, calls: int, inner: int) -> list[float]:

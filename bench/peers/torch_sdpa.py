@@ -33,6 +33,8 @@ def float_mask(w: Workload, dtype: torch.dtype) -> torch.Tensor:
 
 class Sdpa(Run):
     def __init__(self, w: Workload, x: Inputs) -> None:
+        if w.additive:
+            raise Cannot("scaled_dot_product_attention has no additive scores")
         if w.softcap:
             raise Cannot("scaled_dot_product_attention has no softcap")
         self.q = tensor(x.q)

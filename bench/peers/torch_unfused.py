@@ -56,12 +56,16 @@ class Training(Run):
         self.bias = None if x.bias is None else tensor(x.bias).requires_grad_()
         if self.bias is not None:
             self.inputs.append(self.bias)
+        self.w_additive = tensor(x.w_additive).requires_grad_() if w.additive else None
         self.gradients: tuple[torch.Tensor, ...] = ()
 
     def call(self, i: int) -> None:
         with torch.enable_grad():
             q, k, v = self.inputs[:3]
-            scores = (q * self.w.D**-0.5) @ k.transpose(-1, -2)
+            if self.w_additive is not None:
+                scores = (torch.tanh(q[..., :, None, :] + k[..., None, :, :]) * self.w_additive).sum(-1)
+            else:
+                scores = (q * self.w.D**-0.5) @ k.transpose(-1, -2)
             if self.bias is not None:
                 scores = scores + self.bias
             if self.mask is not None:
@@ -69,7 +73,8 @@ class Training(Run):
             weights = torch.softmax(scores, -1)
             if self.w.dropout:
                 weights = torch.nn.functional.dropout(weights, self.w.dropout)
-            self.gradients = torch.autograd.grad(weights @ v, self.inputs, self.d_out)
+            wanted = self.inputs if self.w_additive is None else [*self.inputs, self.w_additive]
+            self.gradients = torch.autograd.grad(weights @ v, wanted, self.d_out)[: len(self.inputs)]
 
     def result(self) -> list[np.ndarray]:
         return [array(g) for g in self.gradients]
