@@ -55,6 +55,11 @@ struct Backward : GradientRows<T> {
   const Gradients& g;
   bool to_scores = g.d_q.data || g.d_k.data || g.d_w.data || g.d_bias.data || g.d_alibi.data;
   bool to_inputs = g.d_q.data || g.d_k.data || g.d_w.data;
+  static constexpr bool kDot = std::is_same_v<ScoreOf, DotScore>;
+  // d_out and K are read where they lie if their rows are f32, whole vectors and not far apart.
+  bool k_in_place = std::is_same_v<T, float> && Dp == p.D && p.a.k.stride[2] <= 64;
+  bool d_out_in_place = std::is_same_v<T, float> && Dvp == p.Dv && p.group == 1 && in.d_out.stride[2] <= 64;
+  int64_t d_out_row = d_out_in_place ? in.d_out.stride[2] : Dvp;
   // What a gradient still lacks: rows come scaled for powers of two (Rows::gather_queries, scale_w).
   float dq_factor = p.a.score == Score::dot ? static_cast<float>(p.scale) : static_cast<float>(kLn2);
   float dk_factor = static_cast<float>(kLn2);
@@ -81,9 +86,11 @@ struct Backward : GradientRows<T> {
   }
 
   struct Work {
-    float *k_panels, *v_panels, *k_strips;  // of the block
-    float *dk, *dv;                         // its sums: [key][Dp] (additive: in panels as k), [key][Dvp]
-    float *q, *d_out;                       // of the tile: [rows][Dp], [rows][Dvp]
+    float *k_panels, *v_panels, *k_copy;  // of the block
+    const float* k_strips;                // K's rows where they lie, or k_copy
+    float *dk, *dv;                       // its sums: [key][Dp] (additive: in panels as k), [key][Dvp]
+    float *q, *d_out_copy;                // of the tile: [rows][Dp], [rows][Dvp]
+    const float* d_out;                   // rows d_out_row apart: where they lie, or d_out_copy
     float *s, *ds;        // [rows][kBackStride]: scores, then weights; gradients of weights, then of scores
     float *bias, *slope;  // of one row: [kBlockKeys]
     float *w, *dw;        // additive: [group][D], [group][D][16]
@@ -101,11 +108,11 @@ struct Backward : GradientRows<T> {
     Work w{};
     w.k_panels = take(most_keys * p.D);
     w.v_panels = take(most_keys * p.Dv);
-    w.k_strips = take(most_keys * Dp);
+    w.k_copy = take(most_keys * Dp);
     w.dk = take(most_keys * Dp);
     w.dv = take(most_keys * Dvp);
     w.q = take(most_rows * Dp);
-    w.d_out = take(most_rows * Dvp);
+    w.d_out_copy = take(most_rows * Dvp);
     w.s = take(most_rows * kBackStride);
     w.ds = take(most_rows * kBackStride);
     w.bias = take(kBlockKeys);
@@ -139,34 +146,42 @@ struct Backward : GradientRows<T> {
       if (g.d_q.data && !sees)
         for (int64_t e = 0; e < p.D; ++e) NarrowOne(0.0f, row_of(g.d_q, b, h, i) + e);
     }
-    if (g.d_q.data) std::fill_n(mine.dq + tile.row0 * Dp, sees ? (tile.row1 - tile.row0) * Dp : 0, 0.0f);
+    if (g.d_q.data && !kDot) std::fill_n(mine.dq + tile.row0 * Dp, sees ? (tile.row1 - tile.row0) * Dp : 0, 0.0f);
   }
 
   // ---- One block of keys ----
 
-  void block(int64_t b, int64_t hkv, int64_t c, const Head& mine, const Work& w) const {
+  void block(int64_t b, int64_t hkv, int64_t c, const Head& mine, Work& w) const {
     const int64_t key0 = c * kBlockKeys, keys = std::min(kBlockKeys, p.S - key0);
     const Span seen = this->seen_of(b, key0);
     if (seen.begin < seen.end) {
       const T *k = head(p.a.k, b, hkv) + key0 * p.a.k.stride[2], *v = head(p.a.v, b, hkv) + key0 * p.a.v.stride[2];
       PackPanels(k, p.a.k.stride[2], seen.begin, seen.end, p.D, w.k_panels);
       if (to_scores) PackPanels(v, p.a.v.stride[2], seen.begin, seen.end, p.Dv, w.v_panels);
-      if (g.d_q.data && std::is_same_v<ScoreOf, DotScore>)
-        PackStrips(k, p.a.k.stride[2], seen.begin, seen.end, p.D, Dp, most_keys * kPanel, w.k_strips);
+      if constexpr (std::is_same_v<T, float>)
+        if (k_in_place) w.k_strips = k;
+      if (g.d_q.data && kDot && !k_in_place) {
+        PackStrips(k, p.a.k.stride[2], seen.begin, seen.end, p.D, Dp, most_keys * kPanel, w.k_copy);
+        w.k_strips = w.k_copy;
+      }
     }
-    const int64_t whole = round_up(keys, kWidestPanel);
-    if (g.d_k.data) std::fill_n(w.dk, whole * Dp, 0.0f);
-    if (g.d_v.data) std::fill_n(w.dv, whole * Dvp, 0.0f);
     if (g.d_w.data) std::fill_n(w.dw, p.group * p.D * kLanes, 0.0f);
     this->scale_w(hkv, w.w);
 
+    bool fresh = true;  // the first tile sets the block's sums
     for (int64_t t = 0; t < tiles; ++t)
-      if (tiling.tile(b, t).cover(key0, key0 + keys) != Cover::empty) tile(b, hkv, c, t, keys, mine, w);
+      if (tiling.tile(b, t).cover(key0, key0 + keys) != Cover::empty) {
+        if (fresh && g.d_k.data && !kDot) std::fill_n(w.dk, round_up(keys, kWidestPanel) * p.D, 0.0f);
+        tile(b, hkv, c, t, keys, fresh, mine, w);
+        fresh = false;
+      }
+    if (fresh && g.d_k.data) std::fill_n(w.dk, round_up(keys, kWidestPanel) * (kDot ? Dp : p.D), 0.0f);
+    if (fresh && g.d_v.data) std::fill_n(w.dv, keys * Dvp, 0.0f);
 
     for (int64_t j = 0; j < keys; ++j) {
       if (g.d_k.data) {
         T* to = row_of(g.d_k, b, hkv, key0 + j);
-        if constexpr (std::is_same_v<ScoreOf, DotScore>)
+        if constexpr (kDot)
           NarrowRow(w.dk + j * Dp, p.D, dk_factor, to);
         else
           for (int64_t x = 0; x < p.D; ++x)
@@ -182,7 +197,7 @@ struct Backward : GradientRows<T> {
 
   // ---- One tile of rows against one block ----
 
-  void tile(int64_t b, int64_t hkv, int64_t c, int64_t t, int64_t keys, const Head& mine, const Work& w) const {
+  void tile(int64_t b, int64_t hkv, int64_t c, int64_t t, int64_t keys, bool fresh, const Head& mine, Work& w) const {
     const Tile& tile = tiling.tile(b, t);
     const int64_t key0 = c * kBlockKeys;
     Patch patch = this->patch_of(tile, {key0, keys, w.k_panels, nullptr, 0, 0, 0});
@@ -193,24 +208,28 @@ struct Backward : GradientRows<T> {
       n = NextGroup(patch.rows - r);
       const int64_t x = tile.row0 + r;
       const Sight sight = this->enter(b, patch, r, n, mine.lse2 + tile.row0, {w.s, w.ds});
-      if (sight.width == 0) continue;
+      const bool first = c == tile.keys.begin / kBlockKeys;
+      if (sight.width == 0) {
+        if (first && g.d_q.data && kDot) std::fill_n(mine.dq + x * Dp, n * Dp, 0.0f);
+        continue;
+      }
       const int64_t v0 = sight.first / kVector, v1 = v0 + sight.width / kVector;
       scores(x, n, w, r, v0, v1);
       this->fetch(*w.next, streams);
       if (to_scores) {
-        const Product dp{w.d_out + r * Dvp,      Dvp,        w.v_panels, kPanel, p.Dv * kPanel,
-                         w.ds + r * kBackStride, kBackStride};
+        const Product dp{w.d_out + r * d_out_row, d_out_row,  w.v_panels, kPanel, p.Dv * kPanel,
+                         w.ds + r * kBackStride,  kBackStride};
         StripOf<false, false>(n, dp, 0, {0, p.Dv}, nullptr, v0, v1);
       }
       this->fetch(*w.next, streams);
       for (int64_t i = 0; i < n; ++i) row(b, hkv, x + i, r + i, key0, sight.first, sight.width, spans[r + i], mine, w);
       this->fetch(*w.next, streams);
-      if (to_inputs) to_queries(tile, r, n, spans, mine, w);
+      if (to_inputs) to_queries(tile, r, n, spans, first, mine, w);
     }
     if (g.d_v.data)  // dv_j += sum over i of p_ij d_out_i: p read the other way round
-      this->to_keys(patch, w.s, w.d_out, Dvp, w.dv);
-    if (g.d_k.data && std::is_same_v<ScoreOf, DotScore>)  // dk_j += sum over i of ds_ij q_i
-      this->to_keys(patch, w.ds, w.q, Dp, w.dk);
+      this->to_keys(patch, w.s, w.d_out, d_out_row, w.dv, Dvp, fresh);
+    if (g.d_k.data && kDot)  // dk_j += sum over i of ds_ij q_i
+      this->to_keys(patch, w.ds, w.q, Dp, w.dk, Dp, fresh);
 
     if (g.d_q.data && c == (tile.keys.end - 1) / kBlockKeys)
       for (int64_t x = tile.row0; x < tile.row1; ++x)
@@ -219,19 +238,22 @@ struct Backward : GradientRows<T> {
   }
 
   // q (scaled) and d_out of the tile's rows as f32.
-  void gather_rows(int64_t b, int64_t hkv, const Tile& tile, const Work& w) const {
+  void gather_rows(int64_t b, int64_t hkv, const Tile& tile, Work& w) const {
     const float factor = p.a.score == Score::dot ? scale2 : 1.0f;
-    float *q = w.q, *d_out = w.d_out;
+    float *q = w.q, *d_out = w.d_out_copy;
+    w.d_out = w.d_out_copy;
+    if constexpr (std::is_same_v<T, float>)
+      if (d_out_in_place) w.d_out = head(in.d_out, b, head_of(hkv, 0)) + tile.row0 * in.d_out.stride[2];
     for (int64_t x = tile.row0; x < tile.row1; ++x, q += Dp, d_out += Dvp) {
       const int64_t h = head_of(hkv, x), i = query(x);
       WidenRow(head(p.a.q, b, h) + i * p.a.q.stride[2], p.D, Dp, factor, q);
-      WidenRow(head(in.d_out, b, h) + i * in.d_out.stride[2], p.Dv, Dvp, 1.0f, d_out);
+      if (!d_out_in_place) WidenRow(head(in.d_out, b, h) + i * in.d_out.stride[2], p.Dv, Dvp, 1.0f, d_out);
     }
   }
 
   void scores(int64_t x, int64_t n, const Work& w, int64_t r, int64_t v0, int64_t v1) const {
     float* s = w.s + r * kBackStride;
-    if constexpr (std::is_same_v<ScoreOf, DotScore>) {
+    if constexpr (kDot) {
       ScoreOf::Scores({w.q + r * Dp, Dp, w.k_panels, p.D, nullptr}, n, v0, v1, s, kBackStride);
     } else {
       for (int64_t i = 0; i < n; ++i)
@@ -263,18 +285,21 @@ struct Backward : GradientRows<T> {
     if (finish.cap2 > 0) ThroughCap(ds, width, w.slope);
   }
 
-  void to_queries(const Tile& tile, int64_t r, int64_t n, const Span* spans, const Head& mine, const Work& w) const {
+  void to_queries(const Tile& tile, int64_t r, int64_t n, const Span* spans, bool fresh, const Head& mine,
+                  const Work& w) const {
     const ScoreGradient back{w.ds,
                              p.group,
                              tile.row0,
                              spans,
                              w.k_strips,
-                             most_keys * kPanel,
+                             k_in_place ? kPanel : most_keys * kPanel,
+                             k_in_place ? p.a.k.stride[2] : 0,
                              Dp,
                              g.d_q.data ? mine.dq + tile.row0 * Dp : nullptr,
                              g.d_k.data ? w.dk : nullptr,
-                             g.d_w.data ? w.dw : nullptr};
-    if constexpr (std::is_same_v<ScoreOf, DotScore>) {
+                             g.d_w.data ? w.dw : nullptr,
+                             fresh};
+    if constexpr (kDot) {
       if (back.dq) ScoreOf::ToQueries(back, r, n);
     } else {
       ScoreOf::ToAll({w.q, Dp, w.k_panels, p.D, w.w}, back, r, n);

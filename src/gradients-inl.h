@@ -144,16 +144,26 @@ struct GradientRows : Rows<T> {
     return sight;
   }
 
-  // c_j += sum over the patch's rows i of a_ij b_i for the keys j that it sees; a: [rows][kBackStride], b:
-  // [rows][b_row], c: [key][b_row].
-  void to_keys(const Patch& patch, const float* a, const float* b, int64_t b_row, float* c) const {
+  // c_j += sum over the patch's rows i of a_ij b_i for the keys j that it sees; a: [rows][kBackStride], b: rows b_row
+  // apart, c: [key][c_row]. If fresh, c_j = that sum, 0 for the keys of the block that it does not see.
+  void to_keys(const Patch& patch, const float* a, const float* b, int64_t b_row, float* c, int64_t c_row,
+               bool fresh = false) const {
     const Span seen = patch.seen;
-    const Product t{a + seen.begin, kBackStride, b, b_row, kPanel, c + seen.begin * b_row, b_row, kOnes};
+    const auto clear = [&](int64_t begin, int64_t end) { std::fill(c + begin * c_row, c + end * c_row, 0.0f); };
+    if (fresh) {
+      clear(0, seen.begin);
+      clear(seen.end, std::max(seen.end, patch.block.keys));
+    }
+    const Product t{a + seen.begin,         kBackStride, b, b_row, kPanel, c + seen.begin * c_row, c_row,
+                    fresh ? nullptr : kOnes};
     for (int64_t j = seen.begin, n; j < seen.end; j += n) {
       n = NextGroup(seen.end - j);
       const Span &x = patch.seeing[j / kLanes], &y = patch.seeing[(j + n - 1) / kLanes];
       const Span rows_of{std::min(x.begin, y.begin), std::max(x.end, y.end)};
-      if (rows_of.begin < rows_of.end) StripOf<true, false>(n, t, j - seen.begin, rows_of, nullptr, 0, b_row / kVector);
+      if (rows_of.begin < rows_of.end)
+        StripOf<true, false>(n, t, j - seen.begin, rows_of, nullptr, 0, c_row / kVector);
+      else if (fresh)
+        clear(j, j + n);
     }
   }
 

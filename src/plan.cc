@@ -133,7 +133,7 @@ void Plan::State::prepare_backward(const Problem& p, int may_run) {
   if (now == back_made_) return;
   back_made_ = {};
   const int64_t rows = p.L * p.group, heads = p.B * p.Hkv;
-  const int64_t tiles = std::max<int64_t>(1, (rows + kBackRows - 1) / kBackRows);
+  const int64_t tiles = rows <= 66 ? 1 : (rows + kBackRows - 1) / kBackRows;
   back.tiling = Tiling(p, p.group, std::max<int64_t>(6, round_up((rows + tiles - 1) / tiles, 6)));
   back.blocks = (p.S + kBlockKeys - 1) / kBlockKeys;
   double multiplications = 0;
