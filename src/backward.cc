@@ -64,13 +64,7 @@ struct Backward : GradientRows<T> {
   float dq_factor = p.a.score == Score::dot ? static_cast<float>(p.scale) : static_cast<float>(kLn2);
   float dk_factor = static_cast<float>(kLn2);
 
-  Streams streams = given({{p.a.q, in.out, in.d_out, g.d_q}, {p.a.k, p.a.v, g.d_k, g.d_v}});
-
-  static Streams given(Streams streams) {
-    for (auto* tensors : {&streams.of_queries, &streams.of_keys})
-      std::erase_if(*tensors, [](const ConstTensor& t) { return !t.data; });
-    return streams;
-  }
+  Streams streams{{p.a.q, in.out, in.d_out, g.d_q}, {p.a.k, p.a.v, g.d_k, g.d_v}};
 
   // ---- Memory ----
 

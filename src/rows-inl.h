@@ -10,9 +10,10 @@
 #define HEED_ROWS_INL_H_
 #endif
 
+#include <array>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
-#include <vector>
 
 #include "hwy/highway.h"
 #include "pack-inl.h"
@@ -300,12 +301,16 @@ struct Rows {
 
   // ---- Ahead ----
 
-  // Tensors of a head: rows of its queries, rows of its keys.
+  // Tensors with a row for each query of a head, then those with a row for each key; views without data are left out.
   struct Streams {
-    std::vector<ConstTensor> of_queries, of_keys;
-    int64_t rows(const Rows& r, Span keys) const {
-      return static_cast<int64_t>(of_queries.size()) * r.tiling.rows() +
-             static_cast<int64_t>(of_keys.size()) * (keys.end - keys.begin);
+    std::array<ConstTensor, 8> tensors;
+    int64_t of_queries = 0, of_keys = 0;
+
+    Streams(std::initializer_list<ConstTensor> queries, std::initializer_list<ConstTensor> keys) {
+      for (const ConstTensor& t : queries)
+        if (t.data) tensors[of_queries++] = t;
+      for (const ConstTensor& t : keys)
+        if (t.data) tensors[of_queries + of_keys++] = t;
     }
   };
 
@@ -318,19 +323,20 @@ struct Rows {
 
   // In about so many steps.
   Next next_of(const Piece& piece, const Streams& streams, int64_t steps) const {
-    const int64_t all = streams.rows(*this, tiling.keys(piece.b));
+    const Span keys = tiling.keys(piece.b);
+    const int64_t all = streams.of_queries * tiling.rows() + streams.of_keys * (keys.end - keys.begin);
     steps = std::max<int64_t>(1, steps);
     return {piece.b, piece.hkv, 0, all, (all + steps - 1) / steps};
   }
 
   void fetch(Next& next, const Streams& streams) const {
     if (next.row >= next.rows) return;
-    const int64_t rows = tiling.rows(), queries = rows * static_cast<int64_t>(streams.of_queries.size());
+    const int64_t rows = tiling.rows(), queries = rows * streams.of_queries;
     const Span seen = tiling.keys(next.b);
     for (const int64_t end = std::min(next.rows, next.row + next.step); next.row < end; ++next.row) {
       const bool of_query = next.row < queries;
       const int64_t x = of_query ? next.row : next.row - queries, n = of_query ? rows : seen.end - seen.begin;
-      const ConstTensor& t = of_query ? streams.of_queries[x / n] : streams.of_keys[x / n];
+      const ConstTensor& t = streams.tensors[(of_query ? 0 : streams.of_queries) + x / n];
       const T* from = of_query ? head(t, next.b, head_of(next.hkv, x % n)) + query(x % n) * t.stride[2]
                                : head(t, next.b, next.hkv) + (seen.begin + x % n) * t.stride[2];
       for (int64_t d = 0; d < t.shape[3]; d += kCacheLine / static_cast<int64_t>(sizeof(T))) hwy::Prefetch(from + d);
