@@ -42,6 +42,7 @@ class DescriptorBuffer : public std::streambuf {
     return good ? 0 : -1;
   }
   std::streamsize xsputn(const char* data, std::streamsize n) override {
+    if (n == 0) return 0;  // data may be null then, which memcpy must not see
     if (n < epptr() - pptr()) {
       std::memcpy(pptr(), data, static_cast<size_t>(n));
       pbump(static_cast<int>(n));

@@ -46,7 +46,7 @@ class MadeUpModel : public Model {
     int64_t width = 0;
   };
 
-  std::vector<float> row(uint64_t source, uint64_t past) const {
+  virtual std::vector<float> row(uint64_t source, uint64_t past) const {
     std::vector<float> logits;
     for (int64_t i = 0; i < config_.vocab; ++i) {
       const uint64_t h = mix(source * 31 + past * 1009 + static_cast<uint64_t>(i) * 7919 + 1);
@@ -117,6 +117,28 @@ class MadeUpModel : public Model {
 
  private:
   double spread_, eos_;
+};
+
+// A model of six tokens that says what it was told, whatever the source: of 4, 5 and kUnk alike where it was told
+// nothing.
+class ToldModel : public MadeUpModel {
+ public:
+  ToldModel() : MadeUpModel(6) {}
+  void tell(const std::vector<int>& tokens, const std::map<int64_t, double>& probabilities) {
+    uint64_t past = fed(0, kBos);
+    for (const int token : tokens) past = fed(past, token);
+    told_[past] = probabilities;
+  }
+  std::vector<float> row(uint64_t, uint64_t past) const override {
+    std::vector<float> logits(6, -100.0f);
+    const auto found = told_.find(past);
+    if (found == told_.end()) return {50, 1, 50, -100, 1, 1};
+    for (const auto& [token, p] : found->second) logits[static_cast<size_t>(token)] = static_cast<float>(std::log(p));
+    return logits;
+  }
+
+ private:
+  std::map<uint64_t, std::map<int64_t, double>> told_;
 };
 
 std::vector<double> log_probs(const MadeUpModel& model, uint64_t source, uint64_t past) {
@@ -252,7 +274,7 @@ TEST(BeamSearchTest, EqualsThePlainAlgorithm) {
   }
 }
 
-// Rare turns of events: a finished hypothesis behind the first `beam`, one that makes the kept ones full too early.
+// Rare turns of events: kept ones that are full, sentences that end in many ways.
 TEST(BeamSearchTest, EqualsThePlainAlgorithmOnManySentences) {
   for (const double spread : {6.0, 20.0}) {
     for (const double eos : {1.0, 5.0}) {
@@ -271,6 +293,24 @@ TEST(BeamSearchTest, EqualsThePlainAlgorithmOnManySentences) {
       }
     }
   }
+}
+
+// Behind the first `beam` an end does not count: kept, it would make the kept ones full and stop the search before the
+// sentence that starts badly and ends best. So rare that no random model above shows it.
+TEST(BeamSearchTest, AnEndBehindTheFirstBeamIsNotKept) {
+  const int a = 4, b = 5;
+  ToldModel model;
+  model.tell({}, {{a, 0.6}, {b, 0.4}});
+  model.tell({a}, {{kEos, 0.55}, {a, 0.45}});                // the ranks of step 2: a </s> 0.33, a a 0.27,
+  model.tell({b}, {{kEos, 0.6}, {b, 0.4}});                  // b </s> 0.24 (not kept), b b 0.16
+  model.tell({a, a}, {{a, 0.34}, {b, 0.33}, {kUnk, 0.33}});  // log(0.27 * 0.34) / 3 is below log(0.24) / 2
+  model.tell({a, a, a}, {{a, 1}});
+  model.tell({a, a, a, a}, {{kEos, 1}});  // log(0.27 * 0.34) / 5 is above log(0.33) / 2
+  const Sources sources = sources_of(1);
+  const BeamOptions options{.beam = 2, .length_penalty = 1, .max_steps = {9}};
+  const auto found = beam_search(model, sources.ids, sources.lengths, options).front();
+  EXPECT_EQ(found.tokens, (std::vector<int>{a, a, a, a, kEos}));
+  EXPECT_EQ(found.tokens, plain_beam(model, sources.number(0), 2, 9, 1).tokens);
 }
 
 TEST(BeamSearchTest, BeamOneIsGreedy) {

@@ -334,9 +334,9 @@ TEST(Lattice, BackwardAgainstTheReference) {
          : x.name == std::string("d_alibi") ? one.d_alibi
                                             : one.d_sinks) = alone.write();
         backward(a, in, one);
-        EXPECT_TRUE(x.dtype == DType::f32 ? std::memcmp(alone.f32.data(), x.got.f32.data(), 4 * alone.f32.size()) == 0
-                                          : alone.narrow == x.got.narrow)
-            << x.name << " alone";
+        const bool same = x.dtype == DType::f32 ? std::equal(alone.f32.begin(), alone.f32.end(), x.got.f32.begin())
+                                                : alone.narrow == x.got.narrow;
+        EXPECT_TRUE(same) << x.name << " alone";
       }
     }
     set_target(targets()[0]);
