@@ -43,7 +43,7 @@ struct ScoreGradient {
   const Span* spans;      // [rows], relative to the block
   const float* k_strips;  // the block's K, rows in strips (PackStrips); dot
   int64_t k_strip;        // floats from one strip to the next
-  int64_t k_row;          // and from one row to the next; 0: a strip is as wide as its columns
+  int64_t k_row, k_last;  // and from one row to the next; in the last strip if that is narrower
   int64_t padded;         // D rounded up to 16
   float* dq;              // [rows][padded], added to, or, if fresh (dot), written; nullptr if not wanted
   float* dk;              // additive: the block's sums, in panels as k; nullptr if not wanted
@@ -65,12 +65,11 @@ struct DotScore {
   // dq_i += sum over j of ds_ij k_j, only over the keys the row sees: rows [r, r + n).
   static void ToQueries(const ScoreGradient& g, int64_t r, int64_t n) {
     const int64_t whole = g.padded / kPanel * kPanel;
-    Product t{g.ds,      kBackStride, g.k_strips, g.k_row ? g.k_row : kPanel,
-              g.k_strip, g.dq,        g.padded,   g.fresh ? nullptr : kOnes};
+    Product t{g.ds, kBackStride, g.k_strips, g.k_row, g.k_strip, g.dq, g.padded, g.fresh ? nullptr : kOnes};
     MultiplyGroup(t, r, n, g.spans, 0, whole / kVector);
     if (whole == g.padded) return;
     t.b += whole / kPanel * g.k_strip;
-    t.b_k = g.k_row ? g.k_row : g.padded - whole;
+    t.b_k = g.k_last;
     t.c += whole;
     MultiplyGroup(t, r, n, g.spans, 0, (g.padded - whole) / kVector);
   }

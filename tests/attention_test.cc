@@ -265,6 +265,34 @@ TEST_P(EveryTarget, ARowThatSeesNothing) {
   EXPECT_LT(error(b.out, out), kForward);
 }
 
+TEST_P(EveryTarget, OneRowSeenManyTimes) {
+  // Inputs that repeat one row (stride 0, what an expanded tensor has) give the bits of their copies.
+  const int64_t L = 40, S = 300, D = 32;
+  std::mt19937_64 random(9);
+  Data q({1, 1, L, D}, random), k({1, 1, S, D}, random), v({1, 1, S, D}, random), d_out({1, 1, L, D}, random);
+  const Data rows({1, 1, L, 1}, random);
+  for (Data* x : {&q, &k, &v, &d_out})
+    for (int64_t i = 1; i < x->shape()[2]; ++i)
+      for (int64_t d = 0; d < D; ++d) x->at(0, 0, i, d) = x->at(0, 0, 0, d);
+  std::vector<std::vector<float>> results[2];
+  for (int repeated = 0; repeated < 2; ++repeated) {
+    const auto view = [&](Data& x) {
+      ConstTensor t = x.read();
+      if (repeated) t.stride[2] = 0;
+      return t;
+    };
+    Data out = Data::empty_like(q), lse = Data::empty_like(rows), d_q = Data::empty_like(q), d_k = Data::empty_like(k),
+         d_v = Data::empty_like(v);
+    const Attention a{.q = view(q), .k = view(k), .v = view(v), .mask = causal()};
+    forward(a, {out.write(), lse.write()});
+    backward(a, {out.read(), lse.read(), view(d_out)}, {d_q.write(), d_k.write(), d_v.write()});
+    for (Data* x : {&out, &lse, &d_q, &d_k, &d_v}) results[repeated].push_back(x->values());
+  }
+  // Bytes, because what no pass writes is NaN.
+  for (size_t x = 0; x < results[0].size(); ++x)
+    EXPECT_EQ(std::memcmp(results[0][x].data(), results[1][x].data(), results[0][x].size() * sizeof(float)), 0) << x;
+}
+
 TEST_P(EveryTarget, HugeScoresStayFinite) {
   Problems p({"", 1, 1, 1, 20, 300, 16, 16, "bhld", causal(), {}, Score::dot, false, {}, 1e4}, 6);
   forward(p.a, {p.out.write(), p.lse.write()});
