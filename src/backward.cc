@@ -34,9 +34,13 @@ inline void WeightsAndGradient(float* t, float* dp, int64_t width, float lse2, f
   const VF l = hn::Set(d, lse2), del = hn::Set(d, delta), zero = hn::Zero(d), factor = hn::Set(d, keep);
   for (int64_t j = 0; j < width; j += kVector) {
     const VF p = Exp2(d, hn::Sub(hn::LoadU(d, t + j), l), zero);
-    VF g = hn::LoadU(d, dp + j);
-    if constexpr (kDrop) g = hn::Mul(factor, Kept(drop, j, g));
-    hn::StoreU(kDrop ? Kept(drop, j, p) : p, d, t + j);
+    VF g = hn::LoadU(d, dp + j), kept = p;
+    if constexpr (kDrop) {
+      const auto dropped = Dropped(drop, j);
+      g = hn::Mul(factor, hn::IfThenZeroElse(dropped, g));
+      kept = hn::IfThenZeroElse(dropped, p);
+    }
+    hn::StoreU(kept, d, t + j);
     hn::StoreU(hn::IfThenElse(hn::Eq(p, zero), zero, hn::Mul(p, hn::Sub(g, del))), d, dp + j);
   }
 }
@@ -47,7 +51,7 @@ template <class T, class ScoreOf>
 struct Backward : GradientRows<T> {
   using Base = GradientRows<T>;
   using Base::Dp, Base::Dvp, Base::rows, Base::tiles, Base::heads, Base::most_rows, Base::most_keys, Base::keep;
-  using Base::head, Base::head_of, Base::query, Base::p, Base::plan, Base::tiling, Base::scale2;
+  using Base::head, Base::head_of, Base::query, Base::p, Base::plan, Base::tiling;
   using Base::of_lse, Base::row_of, Base::row_sums, Base::keyed, Base::add_up_rows;
   using typename Base::Next, typename Base::Streams;
 
@@ -137,8 +141,7 @@ struct Backward : GradientRows<T> {
         const float weight = std::exp2(this->head_value(p.a.sinks, h) - mine.lse2[x]);
         row_sums(kOfSinks, b, hkv)[x] = weight > 0 ? -weight * mine.delta[x] : 0.0f;  // lse = -inf: no weight
       }
-      if (g.d_q.data && !sees)
-        for (int64_t e = 0; e < p.D; ++e) NarrowOne(0.0f, row_of(g.d_q, b, h, i) + e);
+      if (g.d_q.data && !sees) ClearRow(row_of(g.d_q, b, h, i), p.D);
     }
     if (g.d_q.data && !kDot) std::fill_n(mine.dq + tile.row0 * Dp, sees ? (tile.row1 - tile.row0) * Dp : 0, 0.0f);
   }
@@ -208,7 +211,8 @@ struct Backward : GradientRows<T> {
         continue;
       }
       const int64_t v0 = sight.first / kVector, v1 = v0 + sight.width / kVector;
-      scores(x, n, w, r, v0, v1);
+      this->template score<ScoreOf>(x, n, w.q + r * Dp, Dp, w.w, w.k_panels, sight.first, sight.first + sight.width,
+                                    w.s + r * kBackStride, kBackStride);
       this->fetch(*w.next, streams);
       if (to_scores) {
         const Product dp{w.d_out + r * d_out_row, d_out_row,  w.v_panels, kPanel, p.Dv * kPanel,
@@ -231,29 +235,18 @@ struct Backward : GradientRows<T> {
     plan.back.next[(b * p.Hkv + hkv) * tiles + t].store(static_cast<int32_t>(c + 1), std::memory_order_release);
   }
 
-  // q (scaled) and d_out of the tile's rows as f32.
+  // q and d_out of the tile's rows as f32.
   void gather_rows(int64_t b, int64_t hkv, const Tile& tile, Work& w) const {
-    const float factor = p.a.score == Score::dot ? scale2 : 1.0f;
-    float *q = w.q, *d_out = w.d_out_copy;
-    w.d_out = w.d_out_copy;
+    this->gather_queries(b, hkv, tile.row0, tile.row1, Dp, w.q);
     if constexpr (std::is_same_v<T, float>)
-      if (d_out_in_place) w.d_out = head(in.d_out, b, head_of(hkv, 0)) + tile.row0 * in.d_out.stride[2];
-    for (int64_t x = tile.row0; x < tile.row1; ++x, q += Dp, d_out += Dvp) {
-      const int64_t h = head_of(hkv, x), i = query(x);
-      WidenRow(head(p.a.q, b, h) + i * p.a.q.stride[2], p.D, Dp, factor, q);
-      if (!d_out_in_place) WidenRow(head(in.d_out, b, h) + i * in.d_out.stride[2], p.Dv, Dvp, 1.0f, d_out);
-    }
-  }
-
-  void scores(int64_t x, int64_t n, const Work& w, int64_t r, int64_t v0, int64_t v1) const {
-    float* s = w.s + r * kBackStride;
-    if constexpr (kDot) {
-      ScoreOf::Scores({w.q + r * Dp, Dp, w.k_panels, p.D, nullptr}, n, v0, v1, s, kBackStride);
-    } else {
-      for (int64_t i = 0; i < n; ++i)
-        ScoreOf::Scores({w.q + (r + i) * Dp, Dp, w.k_panels, p.D, w.w + tiling.head(x + i) * p.D}, 1, v0, v1,
-                        s + i * kBackStride, kBackStride);
-    }
+      if (d_out_in_place) {
+        w.d_out = head(in.d_out, b, head_of(hkv, 0)) + tile.row0 * in.d_out.stride[2];
+        return;
+      }
+    float* to = w.d_out_copy;
+    for (int64_t x = tile.row0; x < tile.row1; ++x, to += Dvp)
+      WidenRow(head(in.d_out, b, head_of(hkv, x)) + query(x) * in.d_out.stride[2], p.Dv, Dvp, 1.0f, to);
+    w.d_out = w.d_out_copy;
   }
 
   // Row x of the head, r of the tile: weights and the gradients of its scores; what bias and ALiBi's slope get of them.

@@ -52,7 +52,7 @@ struct Blocks : Rows<T> {
     const Scratch mine = scratch(worker, scores + packed, rows);
     float *s = mine.packed, *panel = s + scores, *v_memory = panel + kPart * p.D;
     float* partials = plan.partial.floats(0) + head_index * plan.blocks * size;
-    gather_queries(b, hkv, 0, rows, mine.q);
+    gather_queries(b, hkv, 0, rows, p.D, mine.q);
     const float* w = scale_w(hkv, mine.w);
     const Span all_seen = this->tiling.keys(b);
     const bool dense_k = p.a.k.stride[2] == p.D, dense_v = v_in_place && p.a.v.stride[2] == p.Dv;
@@ -79,7 +79,8 @@ struct Blocks : Rows<T> {
         for (int64_t r = 0, n; r < rows; r += n) {
           n = NextGroup(rows - r);
           float* to = s + r * kBlockKeys;
-          this->template score<ScoreOf, true>(r, n, mine.q + r * p.D, w, from_block, begin, end, to, next);
+          this->template score<ScoreOf, true>(r, n, mine.q + r * p.D, p.D, w, from_block, begin, end, to, kBlockKeys,
+                                              next);
         }
       }
       if (!v_in_place) pack_v(b, hkv, key0, seen, v_memory);

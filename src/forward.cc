@@ -34,7 +34,7 @@ struct Tiles : Rows<T> {
     const int64_t rows = tile.row1 - tile.row0;
     const Sums all = sums(mine.sums, rows);
     start(all, rows);
-    gather_queries(b, hkv, tile.row0, tile.row1, mine.q);
+    gather_queries(b, hkv, tile.row0, tile.row1, p.D, mine.q);
     const float* w = scale_w(hkv, mine.w);
     for (int64_t key0 = tile.keys.begin / kBlockKeys * kBlockKeys; key0 < tile.keys.end; key0 += kBlockKeys) {
       if (tile.cover(key0, std::min(key0 + kBlockKeys, p.S)) == Cover::empty) continue;
@@ -103,7 +103,8 @@ struct Tiles : Rows<T> {
     const Sight sight = this->look(b, x, n, block);
     if (sight.width == 0) return;
     float factor[kGroup];
-    this->template score<ScoreOf>(x, n, q, w, block.k, sight.first, sight.first + sight.width, group.s);
+    this->template score<ScoreOf>(x, n, q, p.D, w, block.k, sight.first, sight.first + sight.width, group.s,
+                                  kBlockKeys);
     const float* older = this->weigh(b, hkv, x, n, block, sight, group.s, group.bias, sums, factor);
     this->template gather<float>(n, block, sight, group.s, sums, older);
   }

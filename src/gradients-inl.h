@@ -67,22 +67,10 @@ inline void AddRow(const float* x, int64_t n, float* to) {
   for (; j < n; ++j) to[j] += x[j];
 }
 
-// to[0, n) = factor * from[0, n), rounded to T.
-template <class T>
-inline void NarrowRow(const float* from, int64_t n, float factor, T* to) {
-  const F d;
-  const VF f = hn::Set(d, factor);
-  int64_t x = 0;
-  for (; x + kVector <= n; x += kVector) Narrow(hn::Mul(hn::LoadU(d, from + x), f), d, to + x);
-  for (; x < n; ++x) NarrowOne(from[x] * factor, to + x);
-}
-
 // ---- Rows and blocks ----
 
 // Sums that rows or blocks leave for the end: Plan::State::Back::sums.
 enum BackSums { kOfW, kOfBias, kOfAlibi, kOfSinks };
-
-inline constexpr int64_t kMostRows = 96;  // of a tile
 
 // A tile of rows against a block of keys: who sees what of it.
 struct Patch {
@@ -90,7 +78,7 @@ struct Patch {
   int64_t row0, rows;
   Span seen;                         // the keys that the tile sees, in whole groups of 16
   Span seeing[kBlockKeys / kLanes];  // for each group of 16 the rows that see some of it: no others are computed with
-  Span spans[kMostRows];             // the keys each row has weights for, relative to the block
+  Span spans[kBackMostRows];         // the keys each row has weights for, relative to the block
 };
 
 template <class T>

@@ -107,7 +107,7 @@ inline void NarrowOne(float x, hwy::float16_t* to) { *reinterpret_cast<uint16_t*
 
 // ---- Rows ----
 
-// to[0, padded) = factor * from[0, n), zeros behind. padded is a multiple of kVector.
+// to[0, padded) = factor * from[0, n), zeros behind. padded is at least n.
 template <class T>
 HWY_INLINE void WidenRow(const T* HWY_RESTRICT from, int64_t n, int64_t padded, float factor, float* HWY_RESTRICT to) {
   const F d;
@@ -116,6 +116,21 @@ HWY_INLINE void WidenRow(const T* HWY_RESTRICT from, int64_t n, int64_t padded, 
   for (; x + kVector <= n; x += kVector) hn::StoreU(hn::Mul(Widen(d, from + x), f), d, to + x);
   for (; x < n; ++x) to[x] = WidenOne(from + x) * factor;
   for (; x < padded; ++x) to[x] = 0.0f;
+}
+
+// to[0, n) = factor * from[0, n), rounded to T.
+template <class T>
+inline void NarrowRow(const float* from, int64_t n, float factor, T* to) {
+  const F d;
+  const VF f = hn::Set(d, factor);
+  int64_t x = 0;
+  for (; x + kVector <= n; x += kVector) Narrow(hn::Mul(hn::LoadU(d, from + x), f), d, to + x);
+  for (; x < n; ++x) NarrowOne(from[x] * factor, to + x);
+}
+
+template <class T>
+inline void ClearRow(T* to, int64_t n) {
+  for (int64_t x = 0; x < n; ++x) NarrowOne(0.0f, to + x);
 }
 
 // ---- Panels ----

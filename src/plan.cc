@@ -24,6 +24,19 @@ int64_t tile_rows(int64_t rows, int64_t heads, int workers) {
   return std::max<int64_t>(6, round_up((rows + tiles - 1) / tiles, 6));
 }
 
+// All workers, or this thread alone: waking another takes as long as some millions of multiplications.
+int worth(const Problem& p, const Tiling& tiling, int64_t multiplications_a_pair, int may_run) {
+  double pairs = 0;
+  for (int64_t b = 0; b < p.B; ++b) pairs += static_cast<double>(tiling.pairs(b)) * p.Hkv;
+  return pairs * multiplications_a_pair < 1e6 ? 1 : may_run;
+}
+
+// Whole heads as pieces: [part, end) of all batches' heads.
+void share_heads(int64_t heads, int workers, std::vector<Piece>& pieces) {
+  const int64_t some = std::clamp<int64_t>(heads / (8 * workers), 1, 8);
+  for (int64_t h = 0; h < heads; h += some) pieces.push_back({0, 0, h, std::min(heads, h + some)});
+}
+
 }  // namespace
 
 Tiling::Tiling(const Problem& p, int64_t group, int64_t tile_rows)
@@ -79,18 +92,22 @@ Plan::~Plan() = default;
 Plan::Plan(Plan&&) noexcept = default;
 Plan& Plan::operator=(Plan&&) noexcept = default;
 
+Plan::State::Made::Made(const Problem& p, int workers)
+    : sizes{p.B, p.Hq, p.Hkv, p.L, p.S, p.D, p.Dv},
+      dtype(p.a.q.dtype),
+      score(p.a.score),
+      mask(p.a.mask),
+      workers(workers) {}
+
 void Plan::State::prepare(const Problem& p, int may_run) {
-  const Made now{{p.B, p.Hq, p.Hkv, p.L, p.S, p.D, p.Dv}, p.a.q.dtype, p.a.score, p.a.mask, may_run};
+  const Made now(p, may_run);
   if (now == made_) return;
   made_ = {};  // in case something below throws
   const int64_t rows = p.L * p.group, heads = p.B * p.Hkv;
   tiling = Tiling(p, p.group, tile_rows(rows, heads, may_run));
   blocks = (p.S + kBlockKeys - 1) / kBlockKeys;
 
-  // Waking another thread takes as long as some millions of multiplications.
-  double multiplications = 0;
-  for (int64_t b = 0; b < p.B; ++b) multiplications += static_cast<double>(tiling.pairs(b)) * p.Hkv * (p.D + p.Dv);
-  workers = multiplications < 1e6 ? 1 : may_run;
+  workers = worth(p, tiling, p.D + p.Dv, may_run);
 
   if (blocks > 1 && (rows <= kFewRows || (rows <= kSomeRows && heads * tiling.tiles() < 4 * workers)))
     way = Way::blocks;
@@ -102,10 +119,7 @@ void Plan::State::prepare(const Problem& p, int may_run) {
   // Blocks in a row, read without a pause, as long as there are enough pieces for all.
   const int64_t run = std::clamp<int64_t>(heads * blocks / (8 * workers), 1, 8);
   pieces.clear();
-  if (way == Way::heads) {
-    const int64_t some = std::clamp<int64_t>(heads / (8 * workers), 1, 8);
-    for (int64_t h = 0; h < heads; h += some) pieces.push_back({0, 0, h, std::min(heads, h + some)});
-  }
+  if (way == Way::heads) share_heads(heads, workers, pieces);
   for (int64_t head = 0; head < heads && way != Way::heads; ++head) {
     const int64_t b = head / p.Hkv, h = head % p.Hkv;
     if (way == Way::blocks) {
@@ -129,25 +143,19 @@ void Plan::State::prepare(const Problem& p, int may_run) {
 }
 
 void Plan::State::prepare_backward(const Problem& p, int may_run) {
-  const Made now{{p.B, p.Hq, p.Hkv, p.L, p.S, p.D, p.Dv}, p.a.q.dtype, p.a.score, p.a.mask, may_run};
+  const Made now(p, may_run);
   if (now == back_made_) return;
   back_made_ = {};
   const int64_t rows = p.L * p.group, heads = p.B * p.Hkv;
-  const int64_t tiles = rows <= 66 ? 1 : (rows + kBackRows - 1) / kBackRows;
+  const int64_t tiles = rows <= kBackMostRows ? 1 : (rows + kBackRows - 1) / kBackRows;
   back.tiling = Tiling(p, p.group, std::max<int64_t>(6, round_up((rows + tiles - 1) / tiles, 6)));
   back.blocks = (p.S + kBlockKeys - 1) / kBlockKeys;
-  double multiplications = 0;
-  for (int64_t b = 0; b < p.B; ++b)
-    multiplications += static_cast<double>(back.tiling.pairs(b)) * p.Hkv * (3 * p.D + 2 * p.Dv);
-  back.workers = multiplications < 1e6 ? 1 : may_run;
+  back.workers = worth(p, back.tiling, 3 * p.D + 2 * p.Dv, may_run);
   back.whole_heads = back.workers == 1 || heads >= kHeadsEach * back.workers;
   back.pieces.clear();
-  for (int64_t head = 0, some; head < heads; head += some) {
-    some = back.whole_heads ? std::min(heads - head, std::clamp<int64_t>(heads / (8 * back.workers), 1, 8)) : 1;
-    if (back.whole_heads) back.pieces.push_back({0, 0, head, head + some});
-    for (int64_t c = 0; !back.whole_heads && c < back.blocks; ++c)
-      back.pieces.push_back({head / p.Hkv, head % p.Hkv, c, c + 1});
-  }
+  if (back.whole_heads) share_heads(heads, back.workers, back.pieces);
+  for (int64_t head = 0; head < heads && !back.whole_heads; ++head)
+    for (int64_t c = 0; c < back.blocks; ++c) back.pieces.push_back({head / p.Hkv, head % p.Hkv, c, c + 1});
   back.next = std::make_unique<std::atomic<int32_t>[]>(heads * back.tiling.tiles());
   back.scratch = std::vector<Memory>(back.workers);
   back_made_ = now;

@@ -21,6 +21,9 @@ inline constexpr int64_t kLanes = 16;
 // The widest panel of packed keys or columns of any target; memory for panels is cut in units of it.
 inline constexpr int64_t kWidestPanel = 64;
 
+// Rows of the largest tile in the backward: what is not more than one tile stays one.
+inline constexpr int64_t kBackMostRows = 66;
+
 // Up to so many rows, a head's keys are not worth packing as a whole.
 inline constexpr int64_t kFewRows = 24;
 
@@ -138,16 +141,19 @@ struct Plan::State {
     std::unique_ptr<std::atomic<int32_t>[]> next;
     Memory heads;                 // what rows carry: of each head, or of each worker's if heads stay whole
     std::vector<Memory> scratch;  // of each worker
-    std::array<Memory, 4> sums;   // of gradients that all heads add to (backward.cc says which)
+    std::array<Memory, 4> sums;   // of gradients that all heads add to (gradients-inl.h says which)
   } back;
 
  private:
+  // What a plan was made for.
   struct Made {
     std::array<int64_t, 7> sizes{};
     DType dtype{};
     Score score{};
     Mask mask;
     int workers = 0;
+    Made() = default;
+    Made(const Problem& p, int workers);
     bool operator==(const Made&) const = default;
   };
   Made made_, back_made_;

@@ -118,15 +118,12 @@ struct Rows {
   int64_t query(int64_t x) const { return tiling.query(x); }
   int64_t head_of(int64_t hkv, int64_t x) const { return hkv * p.group + tiling.head(x); }
 
-  // Queries of rows [row0, row1) as f32 in one piece; for dot scores scaled, so that scores come out in powers of two.
-  void gather_queries(int64_t b, int64_t hkv, int64_t row0, int64_t row1, float* to) const {
+  // Queries of rows [row0, row1) as f32, `size` floats each (at least D; zeros behind it); for dot scores scaled, so
+  // that scores come out in powers of two.
+  void gather_queries(int64_t b, int64_t hkv, int64_t row0, int64_t row1, int64_t size, float* to) const {
     const float factor = p.a.score == Score::dot ? scale2 : 1.0f;
-    for (int64_t x = row0; x < row1; ++x, to += p.D) {
-      const T* from = head(p.a.q, b, head_of(hkv, x)) + query(x) * p.a.q.stride[2];
-      const int64_t whole = p.D / kVector * kVector;
-      WidenRow(from, whole, whole, factor, to);
-      for (int64_t d = whole; d < p.D; ++d) to[d] = WidenOne(from + d) * factor;
-    }
+    for (int64_t x = row0; x < row1; ++x, to += size)
+      WidenRow(head(p.a.q, b, head_of(hkv, x)) + query(x) * p.a.q.stride[2], p.D, size, factor, to);
   }
 
   // w of every head of the group in powers of two (additive scores); returns [group][D], or nullptr.
@@ -204,17 +201,17 @@ struct Rows {
     return sight;
   }
 
-  // 1. Score: rows [x, x + n) against the block's keys [begin, end), whole groups of 16, into s[r][key]. q: of row x.
+  // 1. Score: rows [x, x + n) against the block's keys [begin, end), whole groups of 16, into s[r * s_row + key]. q: of
+  // row x, q_row floats a row.
   template <class ScoreOf, bool kAhead = false>
-  void score(int64_t x, int64_t n, const float* q, const float* w, const float* k, int64_t begin, int64_t end, float* s,
-             const char* ahead = nullptr) const {
+  void score(int64_t x, int64_t n, const float* q, int64_t q_row, const float* w, const float* k, int64_t begin,
+             int64_t end, float* s, int64_t s_row, const char* ahead = nullptr) const {
     const int64_t v0 = begin / kVector, v1 = end / kVector;
     if constexpr (std::is_same_v<ScoreOf, DotScore>)
-      ScoreOf::template Scores<kAhead>({q, p.D, k, p.D, nullptr}, n, v0, v1, s, kBlockKeys, ahead);
+      ScoreOf::template Scores<kAhead>({q, q_row, k, p.D, nullptr}, n, v0, v1, s, s_row, ahead);
     else
       for (int64_t r = 0; r < n; ++r)
-        ScoreOf::Scores({q + r * p.D, p.D, k, p.D, w + tiling.head(x + r) * p.D}, 1, v0, v1, s + r * kBlockKeys,
-                        kBlockKeys);
+        ScoreOf::Scores({q + r * q_row, q_row, k, p.D, w + tiling.head(x + r) * p.D}, 1, v0, v1, s + r * s_row, s_row);
   }
 
   // 2. Weigh: scores become weights. Returns what each row's older sums are to be multiplied by (`factor`), or nullptr
@@ -271,14 +268,13 @@ struct Rows {
 
   // Rows [row0, row1) are done: out and lse.
   void finish(int64_t b, int64_t hkv, int64_t row0, int64_t row1, const Sums& sums) const {
-    const F d;
     const Tensor &out = result.out, &lse = result.lse;
     for (int64_t x = row0; x < row1; ++x) {
       const int64_t r = x - row0, h = head_of(hkv, x), i = query(x);
       T* to = static_cast<T*>(out.data) + b * out.stride[0] + h * out.stride[1] + i * out.stride[2];
       float sum = SumLanes(sums.lanes + r * kLanes), factor = 1.0f, m = sums.m[r];
-      bool sees = sum != 0.0f;  // NaN sees too
-      if (p.a.sinks.data) {     // as if it were the score of one more key, whose value is 0
+      const bool sees = sum != 0.0f;  // NaN sees too
+      if (p.a.sinks.data) {           // as if it were the score of one more key, whose value is 0
         const float sink = head_value(p.a.sinks, h), before = sees ? m : kFloor;
         m = std::max(before, std::ceil(sink));
         factor = PowerOfTwo(before - m);
@@ -286,12 +282,10 @@ struct Rows {
       }
       const float* o = sums.o + r * padded;
       const float inverse = p.a.dropout > 0 ? factor / (sum * static_cast<float>(1 - p.a.dropout)) : factor / sum;
-      const VF by = hn::Set(d, inverse);
-      int64_t e = 0;
-      if (!sees)
-        for (; e < p.Dv; ++e) NarrowOne(0.0f, to + e);
-      for (; e + kVector <= p.Dv; e += kVector) Narrow(hn::Mul(hn::LoadU(d, o + e), by), d, to + e);
-      for (; e < p.Dv; ++e) NarrowOne(o[e] * inverse, to + e);
+      if (sees)
+        NarrowRow(o, p.Dv, inverse, to);
+      else
+        ClearRow(to, p.Dv);
       if (lse.data)
         static_cast<float*>(lse.data)[b * lse.stride[0] + h * lse.stride[1] + i * lse.stride[2]] =
             sum != 0.0f ? static_cast<float>((m + std::log2(static_cast<double>(sum))) * kLn2)

@@ -347,8 +347,7 @@ inline float SumLanes(const float* lanes) {
 // Scores at or below this (in powers of two) count as minus infinity: a bias of -inf excludes its pair.
 inline constexpr float kFloor = -1e30f;
 
-// What makes a weight's exponent of a raw score: t = cap(s * scale2) + bias * log2(e) + slope2 * (j - p), all in powers
-// of two.
+// What makes a weight's exponent of a raw score s in powers of two: t = cap(s) + bias * log2(e) + slope2 * (j - p).
 struct Finish {
   float cap2 = 0;               // softcap * log2(e); 0: none
   const float* bias = nullptr;  // of the row's first key; nullptr: none
@@ -437,8 +436,8 @@ struct Drop {
   uint32_t threshold = 0;  // 0: nothing is dropped
 };
 
-// x where the weight of the vector's keys is kept, 0 where it is dropped. j: relative to key0.
-HWY_INLINE VF Kept(const Drop& drop, int64_t j, VF x) {
+// Which of the vector's keys are dropped. j: relative to key0.
+HWY_INLINE hn::Mask<F> Dropped(const Drop& drop, int64_t j) {
   const F d;
   const hn::RebindToUnsigned<F> du;
   const hn::RebindToSigned<F> di;
@@ -448,14 +447,14 @@ HWY_INLINE VF Kept(const Drop& drop, int64_t j, VF x) {
   const auto upper = hn::Set(du, static_cast<uint32_t>(drop.row >> 32));
   bits = hn::Mul(hn::Xor(hn::Xor(bits, hn::ShiftRight<13>(bits)), upper), hn::Set(du, kMix2));
   bits = hn::ShiftRight<8>(hn::Xor(bits, hn::ShiftRight<16>(bits)));
-  const auto low = hn::Lt(hn::BitCast(di, bits), hn::Set(di, static_cast<int32_t>(drop.threshold)));
-  return hn::IfThenZeroElse(hn::RebindMask(d, low), x);
+  return hn::RebindMask(d, hn::Lt(hn::BitCast(di, bits), hn::Set(di, static_cast<int32_t>(drop.threshold))));
 }
 
 // Sets the dropped weights of p[0, width) to 0.
 inline void DropRow(float* p, int64_t width, const Drop& drop) {
   const F d;
-  for (int64_t j = 0; j < width; j += kVector) hn::StoreU(Kept(drop, j, hn::LoadU(d, p + j)), d, p + j);
+  for (int64_t j = 0; j < width; j += kVector)
+    hn::StoreU(hn::IfThenZeroElse(Dropped(drop, j), hn::LoadU(d, p + j)), d, p + j);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -154,7 +154,7 @@ struct Incoming {
 
 // The gradients wanted; each has the shape of what it is the gradient of, summed over the axes that was broadcast on,
 // and is overwritten. d_q, d_k, d_v have q's dtype; the others are f32 for f16 and bf16 tensors, else q's dtype. A view
-// without data is not computed and costs nothing.
+// without data is not computed.
 struct Gradients {
   Tensor d_q = {};
   Tensor d_k = {};
