@@ -117,6 +117,7 @@ class Workload:
 P1 = Workload("P1", 1, 16, 16, 1024, 1024, 64, share=0.84, ratio=1.3, together="P1")
 P3 = Workload("P3", 1, 8, 8, 4096, 4096, 128, causal=True, share=0.88, ratio=1.6)
 D1 = Workload("D1", 1, 32, 8, 1, 8192, 128, cold=True, share=0.82, ratio=2)
+T8 = Workload("T8", 1, 1, 1, 8192, 8192, 64, train=True, alone=True, of_row="T8-1t", speed=1.85, together="T8")
 T2 = Workload("T2", 2, 8, 8, 2048, 2048, 64, train=True, share=0.80, ratio=1.6, against=SDPA, together="T2")
 D2 = Workload("D2", 8, 32, 8, 1, 2048, 128, cold=True, share=0.82, ratio=2)
 
@@ -147,11 +148,14 @@ ROWS = [
     Workload("T4", 1, 2, 2, 8192, 8192, 64, causal=True, window=512, train=True, share=0.60, ratio=5, against=SDPA),
     replace(T2, row="T5", bias=True, share=0.50, ratio=3, together=""),
     Workload("T6", 32, 8, 8, 64, 64, 64, padded=True, dropout=0.1, train=True, share=0.45, ratio=2, against=SDPA),
+    Workload("T6-cached", 4, 8, 8, 64, 64, 64, padded=True, dropout=0.1, train=True, alone=True),
+    T8,
+    replace(T8, row="T8-1t", threads=1, of_row="", speed=None),
+    # Its flops are as if its scores were products, so that its share says nothing.
     Workload("A1", 32, 1, 1, 40, 40, 256, additive=True, train=True, ratio=3),
     Workload("small", 1, 1, 1, 8, 8, 64, alone=True, microseconds=2.0),
 ]
 
-# The flops of A1 are as if its scores were products, so that its share says nothing.
 # --selftest: no times, only errors. Between them they use every option a row has.
 SELFTEST = [
     Workload("self-1", 2, 4, 4, 33, 64, 64, padded=True),
@@ -164,8 +168,8 @@ SELFTEST = [
     Workload("self-8", 2, 4, 4, 70, 70, 64, causal=True, train=True),
     Workload("self-9", 2, 4, 4, 70, 70, 64, causal=True, window=20, train=True, bias=True),
     Workload("self-10", 2, 4, 4, 33, 64, 64, padded=True, train=True, dropout=0.1),
-    Workload("self-12", 2, 4, 4, 33, 40, 64, additive=True, train=True),
     Workload("self-11", 2, 4, 4, 33, 64, 64, dtype="bf16", train=True),
+    Workload("self-12", 2, 4, 4, 33, 40, 64, additive=True, train=True),
 ]
 
 BY_NAME = {w.row: w for w in ROWS + SELFTEST}

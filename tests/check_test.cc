@@ -101,6 +101,26 @@ TEST_F(Check, BiasAndW) {
   EXPECT_EQ(forward_says(), "w is given but the score is dot; leave w out or set score to additive");
 }
 
+TEST_F(Check, AlibiSinksAndDropout) {
+  Data slopes({1, 4, 1, 1}, random), few({1, 3, 1, 1}, random);
+  a.alibi = a.sinks = slopes.read();
+  a.dropout = 0.5;
+  EXPECT_EQ(forward_says(), "nothing");
+  a.alibi = few.read();
+  EXPECT_EQ(forward_says(), "alibi has shape [1, 3, 1, 1] but needs [1, 4 or 1, 1, 1]");
+  a.alibi = slopes.read();
+  a.sinks = few.read();
+  EXPECT_EQ(forward_says(), "sinks has shape [1, 3, 1, 1] but needs [1, 4 or 1, 1, 1]");
+  a.sinks = slopes.read();
+  a.sinks.dtype = DType::f16;
+  EXPECT_EQ(forward_says(), "sinks is f16 but q is f32; all tensors of a call share one dtype");
+  a.sinks = slopes.read();
+  for (const double p : {1.0, -0.5, static_cast<double>(NAN)}) {
+    a.dropout = p;
+    EXPECT_EQ(forward_says(), "dropout is " + std::to_string(p) + "; it must be at least 0 and below 1");
+  }
+}
+
 TEST_F(Check, ScaleAndMasks) {
   a.scale = INFINITY;
   EXPECT_EQ(forward_says(), "scale is inf; it must be a finite number");
@@ -119,6 +139,25 @@ TEST_F(Check, Backward) {
   EXPECT_EQ(said([&] { backward(a, in, {.d_bias = d_bias.write()}); }),
             "d_bias is asked for but there is no bias; leave it out");
   EXPECT_EQ(said([&] { backward(a, {out.read(), {}, out.read()}, {}); }), "lse has no data; give a tensor");
+  Data per_head({1, 4, 1, 1}, random);
+  EXPECT_EQ(said([&] { backward(a, in, {.d_alibi = per_head.write()}); }),
+            "d_alibi is asked for but there is no alibi; leave it out");
+  EXPECT_EQ(said([&] { backward(a, in, {.d_sinks = per_head.write()}); }),
+            "d_sinks is asked for but there is no sinks; leave it out");
+  // Sums stay f32 beside narrow tensors.
+  a.q.dtype = a.k.dtype = a.v.dtype = DType::bf16;
+  a.bias = bias.read();
+  ConstTensor o = out.read();
+  o.dtype = DType::bf16;
+  Tensor narrow = d_bias.write();
+  narrow.dtype = DType::bf16;
+  EXPECT_EQ(said([&] {
+              backward(a, {o, lse.read(), o}, {.d_bias = narrow});
+            }),
+            "d_bias is bf16 but for q of bf16 it must be f32");
+  ConstTensor l = lse.read();
+  l.dtype = DType::bf16;
+  EXPECT_EQ(said([&] { backward(a, {o, l, o}, {}); }), "lse is bf16 but for q of bf16 it must be f32");
 }
 
 TEST_F(Check, Steps) {

@@ -112,6 +112,37 @@ int main(void) {
     CHECK(fabs(dq[5]) > 1e-3);
   }
 
+  /* A sink that outweighs every key takes all: out is nearly 0, lse the sink; ALiBi and dropout change the result, a
+   * seed the dropped weights; and their gradients arrive where they are asked for. */
+  {
+    float sinks[4] = {30, 30, 30, 30}, slopes[4] = {0.5f, 0.5f, 0.5f, 0.5f}, d_sinks[4], d_slopes[4];
+    double all = 0;
+    a.sinks = heed_dense_f32(sinks, 1, H, 1, 1);
+    CHECK(heed_forward(&a, heed_dense_f32(out, B, H, L, E), heed_dense_f32(lse, B, H, L, 1)) == HEED_OK);
+    for (i = 0, largest = 0; i < B * H * L * E; ++i)
+      if (!(fabs(out[i]) <= largest)) largest = fabs(out[i]);
+    CHECK(largest < 1e-6);
+    CHECK(fabs(lse[0] - 30) < 1e-3);
+    for (i = 0; i < H; ++i) sinks[i] = d_sinks[i] = d_slopes[i] = 0;
+    a.alibi = heed_dense_f32(slopes, 1, H, 1, 1);
+    CHECK(heed_forward(&a, heed_dense_f32(out, B, H, L, E), heed_dense_f32(lse, B, H, L, 1)) == HEED_OK);
+    in.out = heed_dense_f32(out, B, H, L, E);
+    g.d_sinks = heed_dense_f32(d_sinks, 1, H, 1, 1);
+    g.d_alibi = heed_dense_f32(d_slopes, 1, H, 1, 1);
+    CHECK(heed_backward(&a, &in, &g) == HEED_OK);
+    for (i = 0; i < H; ++i) all += fabs(d_sinks[i] - d_slopes[i]);
+    CHECK(fabs(d_sinks[0]) > 1e-3);
+    CHECK(fabs(d_slopes[0]) > 1e-3);
+    CHECK(all > 1e-3);
+    a.dropout = 0.5;
+    CHECK(heed_forward(&a, heed_dense_f32(again, B, H, L, E), heed_none()) == HEED_OK);
+    CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) != 0);
+    memcpy(out, again, sizeof(float) * B * H * L * E);
+    a.seed = 7;
+    CHECK(heed_forward(&a, heed_dense_f32(again, B, H, L, E), heed_none()) == HEED_OK);
+    CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) != 0);
+  }
+
   /* Errors: a status, a sentence with both numbers, and nothing written. */
   out[0] = 42;
   bad = a.k;

@@ -56,26 +56,21 @@ class Sdpa(Run):
         return array(self.out)
 
 
-class Training(Sdpa):
-    """Forward and backward; gradients come back as autograd makes them."""
+class Training(Run):
+    """Forward and backward; gradients come back as autograd makes them. What a way to write attention adds is forward()."""
 
     def __init__(self, w: Workload, x: Inputs) -> None:
-        super().__init__(w, x)
+        self.w = w
+        self.inputs = [tensor(t).requires_grad_() for t in (x.q, x.k, x.v)]
         self.d_out = tensor(x.d_out)
-        self.inputs = [t.requires_grad_() for t in (self.q, *self.kv[0])]
-        self.mask, self.bias = None, None
-        if x.bias is not None:
-            self.bias = tensor(x.bias).requires_grad_()
+        self.mask = float_mask(w, self.d_out.dtype) if w.causal or w.padded else None
+        self.bias = None if x.bias is None else tensor(x.bias).requires_grad_()
+        if self.bias is not None:
             self.inputs.append(self.bias)
-            self.mask = float_mask(w, self.q.dtype) if w.causal or w.padded else None
-        if w.dropout:
-            self.options["dropout_p"] = w.dropout
         self.gradients: tuple[torch.Tensor, ...] = ()
 
     def forward(self) -> torch.Tensor:
-        if self.bias is not None:
-            self.options["attn_mask"] = self.bias if self.mask is None else self.bias + self.mask
-        return torch.nn.functional.scaled_dot_product_attention(*self.inputs[:3], **self.options)
+        raise NotImplementedError
 
     def call(self, i: int) -> None:
         with torch.enable_grad():
@@ -83,6 +78,18 @@ class Training(Sdpa):
 
     def result(self) -> list[np.ndarray]:
         return [array(g) for g in self.gradients]
+
+
+class SdpaTraining(Training):
+    def __init__(self, w: Workload, x: Inputs) -> None:
+        super().__init__(w, x)
+        fused = Sdpa(w, x)  # refuses what it cannot do, and knows how to say the mask
+        self.how, self.options = fused.how, fused.options | {"dropout_p": w.dropout}
+
+    def forward(self) -> torch.Tensor:
+        if self.bias is not None:
+            self.options["attn_mask"] = self.bias if self.mask is None else self.bias + self.mask
+        return torch.nn.functional.scaled_dot_product_attention(*self.inputs[:3], **self.options)
 
 
 class Torch:
@@ -100,7 +107,7 @@ class Torch:
         torch.backends.cuda.enable_math_sdp(asked.way == "math")
 
     def prepare(self, w: Workload, x: Inputs) -> Run:
-        return (Training if w.train else Sdpa)(w, x)
+        return (SdpaTraining if w.train else Sdpa)(w, x)
 
 
 if __name__ == "__main__":

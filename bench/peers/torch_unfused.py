@@ -13,7 +13,7 @@ import torch
 
 from inputs import Inputs
 from peers.protocol import Run, copies, options, serve
-from peers.torch_sdpa import array, float_mask, tensor
+from peers.torch_sdpa import Training, array, float_mask, tensor
 from workloads import Workload
 
 
@@ -45,39 +45,33 @@ class Unfused(Run):
         return array(self.out.view(self.w.B, self.w.Hq, self.w.L, self.w.D))
 
 
-class Training(Run):
-    """Forward and backward through autograd, out of place as autograd wants it."""
+class UnfusedTraining(Training):
+    """Through autograd, out of place as autograd wants it."""
 
     def __init__(self, w: Workload, x: Inputs) -> None:
-        self.w = w
-        self.inputs = [tensor(t).requires_grad_() for t in (x.q, x.k, x.v)]
-        self.d_out = tensor(x.d_out)
-        self.mask = float_mask(w, self.d_out.dtype) if w.causal or w.padded else None
-        self.bias = None if x.bias is None else tensor(x.bias).requires_grad_()
-        if self.bias is not None:
-            self.inputs.append(self.bias)
+        super().__init__(w, x)
         self.w_additive = tensor(x.w_additive).requires_grad_() if w.additive else None
-        self.gradients: tuple[torch.Tensor, ...] = ()
+        if self.w_additive is not None:
+            self.inputs.append(self.w_additive)
 
-    def call(self, i: int) -> None:
-        with torch.enable_grad():
-            q, k, v = self.inputs[:3]
-            if self.w_additive is not None:
-                scores = (torch.tanh(q[..., :, None, :] + k[..., None, :, :]) * self.w_additive).sum(-1)
-            else:
-                scores = (q * self.w.D**-0.5) @ k.transpose(-1, -2)
-            if self.bias is not None:
-                scores = scores + self.bias
-            if self.mask is not None:
-                scores = scores + self.mask
-            weights = torch.softmax(scores, -1)
-            if self.w.dropout:
-                weights = torch.nn.functional.dropout(weights, self.w.dropout)
-            wanted = self.inputs if self.w_additive is None else [*self.inputs, self.w_additive]
-            self.gradients = torch.autograd.grad(weights @ v, wanted, self.d_out)[: len(self.inputs)]
+    def forward(self) -> torch.Tensor:
+        q, k, v = self.inputs[:3]
+        if self.w_additive is not None:
+            scores = (torch.tanh(q[..., :, None, :] + k[..., None, :, :]) * self.w_additive).sum(-1)
+        else:
+            scores = (q * self.w.D**-0.5) @ k.transpose(-1, -2)
+        if self.bias is not None:
+            scores = scores + self.bias
+        if self.mask is not None:
+            scores = scores + self.mask
+        weights = torch.softmax(scores, -1)
+        if self.w.dropout:
+            weights = torch.nn.functional.dropout(weights, self.w.dropout)
+        return weights @ v
 
     def result(self) -> list[np.ndarray]:
-        return [array(g) for g in self.gradients]
+        gradients = super().result()
+        return gradients if self.w_additive is None else gradients[:-1]  # as Heed's: those of q, k, v and the bias
 
 
 class TorchUnfused:
@@ -90,7 +84,7 @@ class TorchUnfused:
         torch.set_grad_enabled(False)
 
     def prepare(self, w: Workload, x: Inputs) -> Run:
-        return (Training if w.train else Unfused)(w, x)
+        return (UnfusedTraining if w.train else Unfused)(w, x)
 
 
 if __name__ == "__main__":
