@@ -20,6 +20,14 @@ void with_plan(const Attention& a, F&& f) {
   f(plan);
 }
 
+// A derivative along a direction is the part of the double backward that needs no gradients.
+void second(const Problem& p, const Incoming& in, const Tangents& along, const SecondGradients& wanted) {
+  with_plan(p.a, [&](Plan::State& plan) {
+    plan.prepare_backward(p, workers(p.a.executor));
+    second_pass(p, plan, in, along, wanted);
+  });
+}
+
 }  // namespace
 
 void forward(const Attention& a, const Output& result) {
@@ -38,6 +46,20 @@ void backward(const Attention& a, const Incoming& in, const Gradients& gradients
     plan.prepare_backward(p, workers(a.executor));
     backward_pass(p, plan, in, gradients);
   });
+}
+
+void jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, const Output& result) {
+  const Problem p = check_jvp(a, lse, tangents, result);
+  if (a.q.dtype == DType::f64) return reference::jvp(p, tangents, result);
+  Incoming in;
+  in.lse = lse;
+  second(p, in, tangents, {.d_d_out = result.out, .d_d_lse = result.lse});
+}
+
+void double_backward(const Attention& a, const Incoming& in, const Tangents& dd, const SecondGradients& wanted) {
+  const Problem p = check_double_backward(a, in, dd, wanted);
+  if (a.q.dtype == DType::f64) return reference::double_backward(p, in, dd, wanted);
+  second(p, in, dd, wanted);
 }
 
 std::string version() { return HEED_VERSION; }

@@ -269,7 +269,7 @@ struct Backward : GradientRows<T> {
       this->add_to_bias(g.d_bias, b, hkv, x, key0 + span.begin, ds + inside.begin, span.end - span.begin);
     }
     if (g.d_alibi.data) row_sums(kOfAlibi, b, hkv)[x] += SumRowByDistance(ds, width, finish.distance);
-    if (finish.cap2 > 0) ThroughCap(ds, width, w.slope);
+    if (finish.cap2 > 0) MultiplyRow(ds, width, w.slope);  // d cap(s) / d s = 1 - tanh^2
   }
 
   void to_queries(const Tile& tile, int64_t r, int64_t n, const Span* spans, bool fresh, const Head& mine,

@@ -157,6 +157,49 @@ void check_exact(const char* name, const ConstTensor& t, DType q) {
     throw Error(std::string(name) + " is " + text(t.dtype) + " but for q of " + text(q) + " it must be " + text(exact));
 }
 
+// One number for each row: lse and its like.
+void check_read_rows(const char* name, const ConstTensor& t, const Problem& p) {
+  check_exact(name, t, p.a.q.dtype);
+  check_read(name, t, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", t.dtype);
+}
+void check_written_rows(const char* name, const Tensor& t, const Problem& p) {
+  check_exact(name, t, p.a.q.dtype);
+  check_written(name, t, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", t.dtype);
+}
+
+void check_incoming(const Problem& p, const Incoming& in) {
+  check_read("out", in.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", p.a.q.dtype);
+  check_read_rows("lse", in.lse, p);
+  check_read("d_out", in.d_out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", p.a.q.dtype);
+  if (in.d_lse.data) check_read_rows("d_lse", in.d_lse, p);
+}
+
+void check_dot(const Attention& a, const char* derivative) {
+  if (a.score == Score::additive)
+    throw Error(std::string("additive scores have no ") + derivative +
+                " in Heed, dot scores have; write the formula with a framework's own operators where you need it");
+}
+
+// A tangent, called `prefix` and the name of its input, which must be there.
+void check_tangent(const std::string& prefix, const ConstTensor& t, const std::string& input, const ConstTensor& of,
+                   DType dtype) {
+  const std::string name = prefix + input;
+  if (!t.data) return;
+  if (!of.data) throw Error(name + " is given but there is no " + input + "; leave it out");
+  check_read(name.c_str(), t, of.shape, (input + "'s shape").c_str(), dtype);
+}
+
+void check_tangents(const std::string& prefix, const Attention& a, const Tangents& t) {
+  const DType q = a.q.dtype;
+  const auto or_f32 = [&](const ConstTensor& x) { return narrow(q) && x.dtype == DType::f32 ? DType::f32 : q; };
+  check_tangent(prefix, t.q, "q", a.q, q);
+  check_tangent(prefix, t.k, "k", a.k, q);
+  check_tangent(prefix, t.v, "v", a.v, q);
+  check_tangent(prefix, t.bias, "bias", a.bias, or_f32(t.bias));
+  check_tangent(prefix, t.alibi, "alibi", a.alibi, or_f32(t.alibi));
+  check_tangent(prefix, t.sinks, "sinks", a.sinks, or_f32(t.sinks));
+}
+
 // A gradient that is wanted, of an input that must be there.
 void check_gradient(const char* d_name, const Tensor& d, const char* name, const ConstTensor& of, DType q) {
   if (!d.data) return;
@@ -165,34 +208,54 @@ void check_gradient(const char* d_name, const Tensor& d, const char* name, const
   check_written(d_name, d, of.shape, (std::string(name) + "'s shape").c_str(), d.dtype);
 }
 
+// What Gradients and SecondGradients have in common.
+template <class G>
+void check_gradients(const Attention& a, const G& g) {
+  const DType t = a.q.dtype;
+  if (g.d_q.data) check_written("d_q", g.d_q, a.q.shape, "q's shape", t);
+  if (g.d_k.data) check_written("d_k", g.d_k, a.k.shape, "k's shape", t);
+  if (g.d_v.data) check_written("d_v", g.d_v, a.v.shape, "v's shape", t);
+  check_gradient("d_bias", g.d_bias, "bias", a.bias, t);
+  check_gradient("d_alibi", g.d_alibi, "alibi", a.alibi, t);
+  check_gradient("d_sinks", g.d_sinks, "sinks", a.sinks, t);
+}
+
 }  // namespace
 
 Problem check_forward(const Attention& a, const Output& result) {
   const Problem p = check_problem(a, true);
   check_written("out", result.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
-  if (result.lse.data) {
-    check_exact("lse", result.lse, a.q.dtype);
-    check_written("lse", result.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", result.lse.dtype);
-  }
+  if (result.lse.data) check_written_rows("lse", result.lse, p);
   return p;
 }
 
 Problem check_backward(const Attention& a, const Incoming& in, const Gradients& g) {
   const Problem p = check_problem(a, true);
-  const DType t = a.q.dtype;
-  check_read("out", in.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", t);
-  check_exact("lse", in.lse, t);
-  check_read("lse", in.lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", in.lse.dtype);
-  check_read("d_out", in.d_out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", t);
-  check_exact("d_lse", in.d_lse, t);
-  if (in.d_lse.data) check_read("d_lse", in.d_lse, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", in.d_lse.dtype);
-  if (g.d_q.data) check_written("d_q", g.d_q, a.q.shape, "q's shape", t);
-  if (g.d_k.data) check_written("d_k", g.d_k, a.k.shape, "k's shape", t);
-  if (g.d_v.data) check_written("d_v", g.d_v, a.v.shape, "v's shape", t);
-  check_gradient("d_w", g.d_w, "w", a.w, t);
-  check_gradient("d_bias", g.d_bias, "bias", a.bias, t);
-  check_gradient("d_alibi", g.d_alibi, "alibi", a.alibi, t);
-  check_gradient("d_sinks", g.d_sinks, "sinks", a.sinks, t);
+  check_incoming(p, in);
+  check_gradients(a, g);
+  check_gradient("d_w", g.d_w, "w", a.w, a.q.dtype);
+  return p;
+}
+
+Problem check_jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, const Output& result) {
+  check_dot(a, "jvp");
+  const Problem p = check_problem(a, true);
+  check_read_rows("lse", lse, p);
+  check_tangents("tangents.", a, tangents);
+  if (result.out.data)
+    check_written("the tangent of out", result.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
+  if (result.lse.data) check_written_rows("the tangent of lse", result.lse, p);
+  return p;
+}
+
+Problem check_double_backward(const Attention& a, const Incoming& in, const Tangents& dd, const SecondGradients& g) {
+  check_dot(a, "second derivative");
+  const Problem p = check_problem(a, true);
+  check_incoming(p, in);
+  check_tangents("dd.", a, dd);
+  check_gradients(a, g);
+  if (g.d_d_out.data) check_written("d_d_out", g.d_d_out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
+  if (g.d_d_lse.data) check_written_rows("d_d_lse", g.d_d_lse, p);
   return p;
 }
 

@@ -7,6 +7,9 @@ namespace heed {
 
 Problem check_forward(const Attention& a, const Output& result);
 Problem check_backward(const Attention& a, const Incoming& in, const Gradients& gradients);
+Problem check_jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, const Output& result);
+Problem check_double_backward(const Attention& a, const Incoming& in, const Tangents& dd,
+                              const SecondGradients& wanted);
 
 Problem check_scores(const Attention& a, const Tensor& scores);
 void check_weigh(const ConstTensor& scores, const Tensor& weights);

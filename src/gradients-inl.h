@@ -53,11 +53,10 @@ inline float SumRowByDistance(const float* x, int64_t width, float distance) {
   return SumLanes(lanes);
 }
 
-// ds becomes the gradient of the score before the cap: d cap(s) / d s = 1 - tanh^2.
-inline void ThroughCap(float* ds, int64_t width, const float* slope) {
+// x_j becomes x_j y_j.
+inline void MultiplyRow(float* x, int64_t width, const float* y) {
   const F d;
-  for (int64_t j = 0; j < width; j += kVector)
-    hn::StoreU(hn::Mul(hn::LoadU(d, ds + j), hn::LoadU(d, slope + j)), d, ds + j);
+  for (int64_t j = 0; j < width; j += kVector) hn::StoreU(hn::Mul(hn::LoadU(d, x + j), hn::LoadU(d, y + j)), d, x + j);
 }
 
 inline void AddRow(const float* x, int64_t n, float* to) {
@@ -94,6 +93,9 @@ struct GradientRows : Rows<T> {
 
   const float* of_lse(const ConstTensor& t, int64_t b, int64_t hkv, int64_t x) const {
     return static_cast<const float*>(t.data) + b * t.stride[0] + head_of(hkv, x) * t.stride[1] + query(x) * t.stride[2];
+  }
+  float* of_lse(const Tensor& t, int64_t b, int64_t hkv, int64_t x) const {
+    return const_cast<float*>(of_lse(ConstTensor(t), b, hkv, x));
   }
   T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t i) const {
     return static_cast<T*>(t.data) + b * t.stride[0] + h * t.stride[1] + i * t.stride[2];

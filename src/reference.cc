@@ -205,4 +205,151 @@ void backward(const Problem& p, const Incoming& in, const Gradients& gradients) 
   d_sinks.store();
 }
 
+// ---- Derivatives along a direction, and second derivatives ----
+
+namespace {
+
+// The score of one pair as a function of what moves: its value's first two derivatives by the raw score, and its
+// tangent, along `t`, raw and finished.
+struct Moving {
+  double slope = 1, bend = 0;  // of the cap: c tanh(z / c) has 1 - t^2 and -2 t (1 - t^2) / c, t = tanh(z / c)
+  double raw, finished;
+};
+
+Moving moving(const Problem& p, const Tangents& t, int64_t b, int64_t h, int64_t i, int64_t j) {
+  const int64_t hkv = h / p.group;
+  Moving m;
+  m.raw = 0;
+  for (int64_t d = 0; d < p.D; ++d) {
+    if (t.q.data) m.raw += at(t.q, b, h, i, d) * at(p.a.k, b, hkv, j, d);
+    if (t.k.data) m.raw += at(p.a.q, b, h, i, d) * at(t.k, b, hkv, j, d);
+  }
+  m.raw *= p.scale;
+  if (p.a.softcap > 0) {
+    const double th = std::tanh(raw_score(p, b, h, i, j) / p.a.softcap);
+    m.slope = 1 - th * th;
+    m.bend = -2 * th * m.slope / p.a.softcap;
+  }
+  m.finished = m.slope * m.raw;
+  if (t.bias.data) m.finished += at(t.bias, b, h, i, j);
+  if (t.alibi.data) m.finished += at(t.alibi, 0, h, 0, 0) * static_cast<double>(j - (i + p.S - p.L));
+  return m;
+}
+
+// The weight of the row's sink, and the sink's tangent.
+double sink_weight(const Problem& p, int64_t h, double lse) {
+  return p.a.sinks.data ? std::exp(at(p.a.sinks, 0, h, 0, 0) - lse) : 0;
+}
+double sink_tangent(const Tangents& t, int64_t h) { return t.sinks.data ? at(t.sinks, 0, h, 0, 0) : 0; }
+
+}  // namespace
+
+void jvp(const Problem& p, const Tangents& tangents, const Output& result) {
+  std::vector<double> weights, scores;
+  for (int64_t b = 0; b < p.B; ++b)
+    for (int64_t h = 0; h < p.Hq; ++h)
+      for (int64_t i = 0; i < p.L; ++i) {
+        const int64_t hkv = h / p.group;
+        const Span keys = p.a.mask.row(p.mask_shape(), b, h, i);
+        const double lse = weigh_row(p, b, h, i, keys, weights);
+        // lse = log sum exp(s), so it moves by the mean of the scores' tangents; a weight exp(s - lse) moves by w (t_s
+        // - t_lse).
+        double t_lse = 0;
+        scores.assign(weights.size(), 0.0);
+        if (lse != -std::numeric_limits<double>::infinity()) {
+          t_lse = sink_weight(p, h, lse) * sink_tangent(tangents, h);
+          for (int64_t j = keys.begin; j < keys.end; ++j) {
+            const double w = weights[j - keys.begin];
+            if (w != 0) t_lse += w * (scores[j - keys.begin] = moving(p, tangents, b, h, i, j).finished);
+          }
+        }
+        for (int64_t d = 0; d < p.Dv && result.out.data; ++d) {
+          double o = 0;
+          for (int64_t j = keys.begin; j < keys.end; ++j) {
+            const double w = weights[j - keys.begin] * kept(p, b, h, i, j);
+            if (w == 0) continue;
+            o += w * (scores[j - keys.begin] - t_lse) * at(p.a.v, b, hkv, j, d);
+            if (tangents.v.data) o += w * at(tangents.v, b, hkv, j, d);
+          }
+          put(result.out, b, h, i, d, o);
+        }
+        if (result.lse.data) put(result.lse, b, h, i, 0, t_lse);
+      }
+}
+
+void double_backward(const Problem& p, const Incoming& in, const Tangents& dd, const SecondGradients& wanted) {
+  Sum d_q(wanted.d_q), d_k(wanted.d_k), d_v(wanted.d_v), d_bias(wanted.d_bias), d_alibi(wanted.d_alibi);
+  Sum d_sinks(wanted.d_sinks), d_d_out(wanted.d_d_out), d_d_lse(wanted.d_d_lse);
+  struct Pair {
+    double w, factor, a;  // weight, what dropout makes of it, gradient of the weight
+    Moving t;             // dd's way through the score
+    double v;             // and past it: the dropped-out d_out . dd_v
+  };
+  std::vector<double> weights;
+  std::vector<Pair> pairs;
+  for (int64_t b = 0; b < p.B; ++b)
+    for (int64_t h = 0; h < p.Hq; ++h)
+      for (int64_t i = 0; i < p.L; ++i) {
+        const int64_t hkv = h / p.group;
+        const Span keys = p.a.mask.row(p.mask_shape(), b, h, i);
+        const double lse = weigh_row(p, b, h, i, keys, weights);
+        if (lse == -std::numeric_limits<double>::infinity()) continue;
+
+        // What backward did: the gradient of the weight is a_j = factor d_out . v_j; with delta = sum_j w_j a_j - d_lse
+        // the gradient of the score is ds_j = w_j (a_j - delta); then d_q += scale ds_j k_j, d_k_j += scale ds_j q,
+        // d_v_j
+        // += factor w_j d_out. So all that dd is multiplied with adds up to
+        //   sum_j ds_j t_j + factor w_j d_out . dd_v_j,
+        // t_j the tangent of the score along dd; the sink is one more pair, with a = 0. Its gradients follow.
+        const double d_lse = in.d_lse.data ? at(in.d_lse, b, h, i, 0) : 0;
+        const double w_sink = sink_weight(p, h, lse), t_sink = sink_tangent(dd, h);
+        double delta = -d_lse, mean_t = w_sink * t_sink;  // of t: the gradient of d_lse
+        pairs.assign(weights.size(), {});
+        for (int64_t j = keys.begin; j < keys.end; ++j) {
+          Pair& x = pairs[j - keys.begin];
+          x.w = weights[j - keys.begin];
+          if (x.w == 0) continue;
+          x.factor = kept(p, b, h, i, j);
+          x.t = moving(p, dd, b, h, i, j);
+          for (int64_t d = 0; d < p.Dv; ++d) {
+            x.a += x.factor * at(in.d_out, b, h, i, d) * at(p.a.v, b, hkv, j, d);
+            if (dd.v.data) x.v += x.factor * at(in.d_out, b, h, i, d) * at(dd.v, b, hkv, j, d);
+          }
+          delta += x.w * x.a;
+          mean_t += x.w * x.t.finished;
+        }
+        d_d_lse.add(b, h, i, 0, mean_t);
+
+        // The gradient of a weight w_j: t_j (a_j - delta) + v_j directly, and -mean_t a_j through delta. A softmax row
+        // then passes w_j (g_j - sum_k w_k g_k).
+        const auto of_weight = [&](const Pair& x) { return x.t.finished * (x.a - delta) - mean_t * x.a + x.v; };
+        double mean = -w_sink * t_sink * delta;
+        for (const Pair& x : pairs)
+          if (x.w != 0) mean += x.w * of_weight(x);
+        d_sinks.add(0, h, 0, 0, w_sink * (-t_sink * delta - mean));
+        for (int64_t j = keys.begin; j < keys.end; ++j) {
+          const Pair& x = pairs[j - keys.begin];
+          if (x.w == 0) continue;
+          const double score = x.w * (of_weight(x) - mean);
+          d_bias.add(b, h, i, j, score);
+          d_alibi.add(0, h, 0, 0, score * static_cast<double>(j - (i + p.S - p.L)));
+          // ds t contains the raw score once more, in the cap's slope.
+          const double ds = x.w * (x.a - delta);
+          const double to_raw = p.scale * (score * x.t.slope + ds * x.t.bend * x.t.raw);
+          const double again = p.scale * ds * x.t.slope;  // dd_q . k_j and q . dd_k_j contain k_j and q
+          for (int64_t d = 0; d < p.D; ++d) {
+            d_q.add(b, h, i, d, to_raw * at(p.a.k, b, hkv, j, d) + (dd.k.data ? again * at(dd.k, b, hkv, j, d) : 0));
+            d_k.add(b, hkv, j, d, to_raw * at(p.a.q, b, h, i, d) + (dd.q.data ? again * at(dd.q, b, h, i, d) : 0));
+          }
+          const double of_a = x.factor * x.w * (x.t.finished - mean_t);
+          for (int64_t d = 0; d < p.Dv; ++d) {
+            d_v.add(b, hkv, j, d, of_a * at(in.d_out, b, h, i, d));
+            d_d_out.add(b, h, i, d,
+                        of_a * at(p.a.v, b, hkv, j, d) + (dd.v.data ? x.factor * x.w * at(dd.v, b, hkv, j, d) : 0));
+          }
+        }
+      }
+  for (const Sum* sum : {&d_q, &d_k, &d_v, &d_bias, &d_alibi, &d_sinks, &d_d_out, &d_d_lse}) sum->store();
+}
+
 }  // namespace heed::reference

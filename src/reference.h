@@ -20,4 +20,8 @@ void forward(const Problem& p, const Output& result);
 // Needs d_out and d_lse only: it computes weights, out and lse again.
 void backward(const Problem& p, const Incoming& in, const Gradients& gradients);
 
+// Both compute weights and lse again; double_backward needs d_out and d_lse only.
+void jvp(const Problem& p, const Tangents& tangents, const Output& result);
+void double_backward(const Problem& p, const Incoming& in, const Tangents& dd, const SecondGradients& wanted);
+
 }  // namespace heed::reference

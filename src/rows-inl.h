@@ -146,10 +146,18 @@ struct Rows {
 
   // What finishes the scores of row x from key j on; `buffer` may come to hold the bias.
   Finish finish_of(int64_t b, int64_t hkv, int64_t x, int64_t j, Span span, float* buffer) const {
-    Finish finish{static_cast<float>(p.a.softcap) * kLog2e, bias_of(b, hkv, x, j, span, buffer)};
-    if (p.a.bias.shape[3] == 1) finish.bias_stride = 0;
-    if (p.a.alibi.data) {
-      finish.slope2 = head_value(p.a.alibi, head_of(hkv, x));
+    Finish finish = added_by(p.a.bias, p.a.alibi, b, hkv, x, j, span, buffer);
+    finish.cap2 = static_cast<float>(p.a.softcap) * kLog2e;
+    return finish;
+  }
+
+  // What a bias and ALiBi's slopes, the problem's or tangents of theirs, do of it.
+  Finish added_by(const ConstTensor& bias, const ConstTensor& alibi, int64_t b, int64_t hkv, int64_t x, int64_t j,
+                  Span span, float* buffer) const {
+    Finish finish{0, bias_of(bias, b, hkv, x, j, span, buffer)};
+    if (bias.shape[3] == 1) finish.bias_stride = 0;
+    if (alibi.data) {
+      finish.slope2 = head_value(alibi, head_of(hkv, x));
       finish.distance = static_cast<float>(j - (query(x) + p.S - p.L));
     }
     return finish;
@@ -160,8 +168,8 @@ struct Rows {
   }
 
   // The bias of row x from key j on, as f32: where it lies, or widened into `buffer` for the keys of the span.
-  const float* bias_of(int64_t b, int64_t hkv, int64_t x, int64_t j, Span span, float* buffer) const {
-    const ConstTensor& t = p.a.bias;
+  const float* bias_of(const ConstTensor& t, int64_t b, int64_t hkv, int64_t x, int64_t j, Span span,
+                       float* buffer) const {
     if (!t.data) return nullptr;
     const int64_t h = head_of(hkv, x), i = query(x);
     const int64_t at = (t.shape[0] == 1 ? 0 : b * t.stride[0]) + (t.shape[1] == 1 ? 0 : h * t.stride[1]) +

@@ -368,8 +368,10 @@ HWY_INLINE VF BiasOf(const Finish& how, int64_t j, Span span) {
 }
 
 // s[0, width), whole vectors, in place, and what lies outside the span (within the width, or empty) becomes -inf. If
-// slope is given it gets the derivative of the cap, which the backward multiplies by.
-inline void FinishScores(float* s, Span span, int64_t width, const Finish& how, float* slope = nullptr) {
+// slope is given it gets the derivative of the cap, which the backward multiplies by; tanh gets what the cap is made
+// of.
+inline void FinishScores(float* s, Span span, int64_t width, const Finish& how, float* slope = nullptr,
+                         float* tanh = nullptr) {
   const F d;
   if (!how.nothing()) {
     const VF log2e = hn::Set(d, kLog2e);
@@ -380,6 +382,7 @@ inline void FinishScores(float* s, Span span, int64_t width, const Finish& how, 
       if (how.cap2 > 0) {
         const VF h = Tanh(d, hn::Mul(t, inverse));
         if (slope) hn::StoreU(hn::NegMulAdd(h, h, hn::Set(d, 1.0f)), d, slope + j);
+        if (tanh) hn::StoreU(h, d, tanh + j);
         t = hn::Mul(cap, h);
       }
       if (how.bias) t = hn::MulAdd(BiasOf(how, j, span), log2e, t);

@@ -160,6 +160,30 @@ TEST_F(Check, Backward) {
   EXPECT_EQ(said([&] { backward(a, {o, l, o}, {}); }), "lse is bf16 but for q of bf16 it must be f32");
 }
 
+TEST_F(Check, SecondDerivatives) {
+  const Incoming in{out.read(), lse.read(), out.read()};
+  const auto jvp_says = [&](const Tangents& t) { return said([&] { jvp(a, lse.read(), t, {out.write()}); }); };
+  const auto second_says = [&](const Tangents& t) { return said([&] { double_backward(a, in, t, {}); }); };
+  EXPECT_EQ(jvp_says({.q = q.read(), .v = v.read()}), "nothing");
+  EXPECT_EQ(second_says({.q = q.read(), .v = v.read()}), "nothing");
+  EXPECT_EQ(jvp_says({.q = k.read()}), "tangents.q has shape [2, 2, 6, 8] but q's shape is [2, 4, 5, 8]");
+  EXPECT_EQ(second_says({.bias = bias.read()}), "dd.bias is given but there is no bias; leave it out");
+  EXPECT_EQ(said([&] { jvp(a, {}, {}, {out.write()}); }), "lse has no data; give a tensor");
+  Data d_sinks({1, 4, 1, 1}, random);
+  EXPECT_EQ(said([&] { double_backward(a, in, {}, {.d_sinks = d_sinks.write()}); }),
+            "d_sinks is asked for but there is no sinks; leave it out");
+  Data w({1, 1, 1, 8}, random);
+  a.score = Score::additive;
+  a.w = w.read();
+  EXPECT_EQ(jvp_says({}),
+            "additive scores have no jvp in Heed, dot scores have; write the formula with a framework's own operators "
+            "where you need it");
+  EXPECT_EQ(
+      second_says({}),
+      "additive scores have no second derivative in Heed, dot scores have; write the formula with a framework's own "
+      "operators where you need it");
+}
+
 TEST_F(Check, Steps) {
   Data scores({2, 4, 5, 6}, random), wrong({2, 4, 5, 5}, random);
   EXPECT_EQ(said([&] { score(a, scores.write()); }), "nothing");

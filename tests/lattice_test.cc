@@ -2,6 +2,8 @@
 // tile, block and vector, 0 and 1 among them; scores, masks, biases, softcap, ALiBi, sinks, dropout, groups and dtypes
 // drawn for each; on every SIMD target. The forward's error is no larger than that of a plain three-pass softmax in
 // f32.
+#include "lattice.h"
+
 #include <gtest/gtest.h>
 #include <heed/attention.h>
 
@@ -10,48 +12,18 @@
 
 #include "check.h"
 #include "dropout.h"
-#include "half.h"
 #include "reference.h"
 
 namespace heed {
 namespace {
 
-// Numbers of any dtype behind a dense view.
-struct Numbers {
-  DType dtype = DType::f32;
-  Shape shape{};
-  std::vector<float> f32;
-  std::vector<uint16_t> narrow;
-
-  Numbers() = default;
-  Numbers(Shape shape, DType dtype, std::mt19937& random, float spread) : dtype(dtype), shape(shape) {
-    const int64_t n = shape[0] * shape[1] * shape[2] * shape[3];
-    std::uniform_real_distribution<float> uniform(-spread, spread);
-    f32.resize(n);
-    for (float& x : f32) x = uniform(random);
-    if (dtype == DType::f16)
-      for (const float x : f32) narrow.push_back(half_of_float(x));
-    if (dtype == DType::bf16)
-      for (const float x : f32) narrow.push_back(bfloat_of_float(x));
-  }
-  bool given() const { return shape != Shape{}; }
-  Tensor write() {
-    if (!given()) return {};
-    return dtype == DType::f32 ? tensor(f32.data(), shape) : tensor(narrow.data(), dtype, shape);
-  }
-};
-
-struct Drawn {
-  int64_t B, Hq, Hkv, L, S, D, Dv;
-  DType dtype, bias_dtype;
-  Mask mask;
-  Shape bias{};
-  double softcap = 0, dropout = 0;
-  int64_t alibi = 0, sinks = 0;  // heads with a number of their own; 0: none
-  bool additive = false;
-  float spread = 1;
-  std::string name;
-};
+using heed::testing::Drawn;
+using heed::testing::Given;
+using heed::testing::lattice;
+using heed::testing::Numbers;
+using heed::testing::rounding;
+using heed::testing::Wanted;
+using heed::testing::widened;
 
 // Plain f32: scores, then the largest, then exp and sum, then the weighted sum; what most programs do.
 void three_pass(const Problem& p, const Tensor& out) {
@@ -91,105 +63,6 @@ void three_pass(const Problem& p, const Tensor& out) {
           reference::put(out, b, h, i, d, o);
         }
       }
-}
-
-std::vector<Drawn> lattice(uint32_t seed) {
-  std::vector<Drawn> all;
-  std::mt19937 random(seed);
-  const auto one_of = [&](auto... x) {
-    const std::common_type_t<decltype(x)...> values[] = {x...};
-    return values[random() % sizeof...(x)];
-  };
-  const auto draw = [&](int64_t L, int64_t S, int64_t D, int64_t Dv) {
-    Drawn c{};
-    c.L = L, c.S = S, c.D = D, c.Dv = Dv;
-    c.B = one_of(1, 1, 2), c.Hkv = one_of(1, 1, 2), c.Hq = c.Hkv * one_of(1, 1, 2, 4);
-    c.dtype = one_of(DType::f32, DType::f32, DType::f16, DType::bf16);
-    c.bias_dtype = one_of(DType::f32, c.dtype);
-    c.spread = one_of(1.0f, 2.0f);
-    std::string mask = "all";
-    switch (random() % 7) {
-      case 0:
-      case 1:
-        c.mask = causal(), mask = "causal";
-        break;
-      case 2:
-        c.mask = causal(0), mask = "topleft";
-        break;
-      case 3:
-        c.mask = causal() & window(std::max<int64_t>(1, S / 3), -1), mask = "window";
-        break;
-      case 4: {
-        std::vector<int64_t> n;
-        for (int64_t b = 0; b < c.B; ++b) n.push_back(random() % (S + 1));
-        c.mask = lengths(n), mask = "lengths";
-        break;
-      }
-    }
-    if (random() % 3 == 0 && L > 0 && S > 0)
-      c.bias = {one_of(int64_t{1}, c.B), one_of(int64_t{1}, c.Hq), one_of(int64_t{1}, L), one_of(int64_t{1}, S, S)};
-    if (random() % 4 == 0) c.softcap = 3;
-    if (random() % 4 == 0) c.alibi = one_of(int64_t{1}, c.Hq);
-    if (random() % 4 == 0) c.sinks = one_of(int64_t{1}, c.Hq);
-    if (random() % 4 == 0) c.dropout = 0.25;
-    c.name = std::to_string(all.size()) + ": B" + std::to_string(c.B) + " H" + std::to_string(c.Hq) + "/" +
-             std::to_string(c.Hkv) + " L" + std::to_string(L) + " S" + std::to_string(S) + " D" + std::to_string(D) +
-             "/" + std::to_string(Dv) + " " + mask + (c.bias[0] ? " bias" : "") + (c.softcap > 0 ? " cap" : "") +
-             (c.alibi ? " alibi" : "") + (c.sinks ? " sinks" : "") + (c.dropout > 0 ? " dropout" : "") + " dtype " +
-             std::to_string(static_cast<int>(c.dtype));
-    all.push_back(c);
-  };
-  for (const int64_t L : {0, 1, 2, 5, 6, 7, 13, 24, 25, 66, 97})
-    for (const int64_t S : {0, 1, 15, 16, 17, 33, 64, 65, 129, 255, 256, 257, 513})
-      draw(L, S, one_of(1, 3, 4, 7, 16, 33, 64), one_of(1, 5, 16, 17, 33, 64, 80));
-  for (const int64_t D : {1, 2, 31, 32, 65, 96, 128, 192, 256})
-    for (const int64_t L : {1, 19}) draw(L, 300, D, D);
-  draw(3, 270, 576, 512);
-  draw(1, 530, 576, 512);
-  draw(40, 40, 192, 128);
-  return all;
-}
-
-// The tensors of a drawn problem, and the plan of its calls.
-struct Given {
-  Numbers q, k, v, w, bias, alibi, sinks;
-  Plan plan;
-
-  Given(const Drawn& c, std::mt19937& random)
-      : q({c.B, c.Hq, c.L, c.D}, c.dtype, random, 2 * c.spread),
-        k({c.B, c.Hkv, c.S, c.D}, c.dtype, random, 2 * c.spread),
-        v({c.B, c.Hkv, c.S, c.Dv}, c.dtype, random, 1) {
-    if (c.additive) w = Numbers({1, random() % 2 ? 1 : c.Hq, 1, c.D}, c.dtype, random, 1);
-    if (c.bias[0]) bias = Numbers(c.bias, c.bias_dtype, random, 2);
-    if (c.alibi) alibi = Numbers({1, c.alibi, 1, 1}, c.bias_dtype, random, 0.1f);
-    if (c.sinks) sinks = Numbers({1, c.sinks, 1, 1}, c.bias_dtype, random, 4);
-  }
-  Attention problem(const Drawn& c) {
-    return {.q = q.write(),
-            .k = k.write(),
-            .v = v.write(),
-            .score = c.additive ? Score::additive : Score::dot,
-            .w = w.write(),
-            .softcap = c.softcap,
-            .bias = bias.write(),
-            .alibi = alibi.write(),
-            .mask = c.mask,
-            .sinks = sinks.write(),
-            .dropout = c.dropout,
-            .seed = 5,
-            .plan = &plan};
-  }
-};
-
-double widened(const Numbers& x, int64_t i) {
-  return x.dtype == DType::f32   ? x.f32[i]
-         : x.dtype == DType::f16 ? float_of_half(x.narrow[i])
-                                 : float_of_bfloat(x.narrow[i]);
-}
-
-// Half a unit in the last place of x: what rounding to the dtype may do.
-double rounding(DType t, double x) {
-  return t == DType::f32 ? 0 : std::fabs(x) * (t == DType::f16 ? 0x1p-11 : 0x1p-8) + (t == DType::f16 ? 0x1p-25 : 0);
 }
 
 TEST(Lattice, ForwardAgainstTheReference) {
@@ -276,72 +149,44 @@ TEST(Lattice, BackwardAgainstTheReference) {
     Incoming exact_in = in;
     exact_in.d_lse = tensor(told.data(), sl);
 
-    // Each gradient in the dtype it has, beside the same in double.
-    struct Wanted {
-      const char* name;
-      const Numbers* of;
-      DType dtype;
-      Numbers got;
-      std::vector<double> exact;
-    };
     std::vector<Wanted> wanted;
+    std::vector<Tensor Gradients::*> members;
     wanted.reserve(7);
     Gradients g, exact_g;
-    const auto want = [&](const char* name, const Numbers& of, bool sum, Tensor& to, Tensor& exact) {
+    const auto want = [&](const char* name, Tensor Gradients::*member, const Numbers& of, bool sum = false) {
       if (!of.given()) return;
-      wanted.push_back({name, &of, sum ? DType::f32 : c.dtype, {}, {}});
-      Wanted& x = wanted.back();
-      x.got = Numbers(of.shape, x.dtype, random, 1);
-      x.exact.resize(x.got.f32.size() + 1);
-      to = x.got.write();
-      exact = tensor(x.exact.data(), of.shape);
+      Wanted& x = wanted.emplace_back(name, of.shape, sum ? DType::f32 : c.dtype, random);
+      members.push_back(member);
+      g.*member = x.got.write();
+      exact_g.*member = tensor(x.exact.data(), of.shape);
     };
-    want("d_q", given.q, false, g.d_q, exact_g.d_q);
-    want("d_k", given.k, false, g.d_k, exact_g.d_k);
-    want("d_v", given.v, false, g.d_v, exact_g.d_v);
-    want("d_w", given.w, true, g.d_w, exact_g.d_w);
-    want("d_bias", given.bias, true, g.d_bias, exact_g.d_bias);
-    want("d_alibi", given.alibi, true, g.d_alibi, exact_g.d_alibi);
-    want("d_sinks", given.sinks, true, g.d_sinks, exact_g.d_sinks);
+    want("d_q", &Gradients::d_q, given.q);
+    want("d_k", &Gradients::d_k, given.k);
+    want("d_v", &Gradients::d_v, given.v);
+    want("d_w", &Gradients::d_w, given.w, true);
+    want("d_bias", &Gradients::d_bias, given.bias, true);
+    want("d_alibi", &Gradients::d_alibi, given.alibi, true);
+    want("d_sinks", &Gradients::d_sinks, given.sinks, true);
     reference::backward(p, exact_in, exact_g);
 
     for (const std::string& t : targets()) {
       SCOPED_TRACE(t);
       set_target(t);
-      for (Wanted& x : wanted) {
-        std::fill(x.got.f32.begin(), x.got.f32.end(), NAN);
-        std::fill(x.got.narrow.begin(), x.got.narrow.end(), 0xFFFF);
-      }
+      for (Wanted& x : wanted) x.poison();
       backward(a, in, g);
       for (const Wanted& x : wanted) {
-        double worst = 0, size = 1;
-        for (const double y : x.exact) size = std::fmax(size, std::fabs(y));
-        for (size_t i = 0; i < x.got.f32.size(); ++i) {
-          const double off =
-              std::fmax(0, std::fabs(widened(x.got, i) - x.exact[i]) - rounding(x.dtype, x.exact[i])) / size;
-          worst = std::isnan(off) ? INFINITY : std::fmax(worst, off);
-        }
         // Some tens of roundings of 6e-8, of scores up to 30. A slope's gradient multiplies them by the keys' distance,
         // while the rest of it nearly cancels.
-        const bool distances = x.name == std::string("d_alibi");
-        EXPECT_LT(worst, 2e-5 * (distances ? 1 + static_cast<double>(c.S) / 16 : 1)) << x.name;
+        const bool distances = members[&x - wanted.data()] == &Gradients::d_alibi;
+        EXPECT_LT(x.error(), 2e-5 * (distances ? 1 + static_cast<double>(c.S) / 16 : 1)) << x.name;
       }
       // What is wanted has the same bits without the rest.
-      for (const Wanted& x : wanted) {
-        Numbers alone(x.of->shape, x.dtype, random, 1);
+      for (size_t i = 0; i < wanted.size(); ++i) {
+        Numbers alone(wanted[i].got.shape, wanted[i].dtype, random, 1);
         Gradients one;
-        (x.name == std::string("d_q")       ? one.d_q
-         : x.name == std::string("d_k")     ? one.d_k
-         : x.name == std::string("d_v")     ? one.d_v
-         : x.name == std::string("d_w")     ? one.d_w
-         : x.name == std::string("d_bias")  ? one.d_bias
-         : x.name == std::string("d_alibi") ? one.d_alibi
-                                            : one.d_sinks) = alone.write();
+        one.*members[i] = alone.write();
         backward(a, in, one);
-        const bool same = x.dtype != DType::f32 ? alone.narrow == x.got.narrow
-                                                : alone.f32.empty() || std::memcmp(alone.f32.data(), x.got.f32.data(),
-                                                                                   4 * alone.f32.size()) == 0;
-        EXPECT_TRUE(same) << x.name << " alone";
+        EXPECT_TRUE(wanted[i].same(alone)) << wanted[i].name << " alone";
       }
     }
     set_target(targets()[0]);

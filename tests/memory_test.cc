@@ -106,5 +106,35 @@ TEST(Memory, BackwardWithEveryOptionTakesLittle) {
   }
 }
 
+TEST(Memory, SecondDerivativesTakeLittle) {
+  if (kSanitized) GTEST_SKIP() << "AddressSanitizer multiplies memory and time";
+  const int64_t H = 8, L = 16384, D = 64;
+  const Shape shape{1, H, L, D}, rows{1, H, L, 1}, row{1, 1, 1, L};
+  std::vector<uint16_t> x(H * L * D, 0x3F01), out(x), results[4] = {x, x, x, x};
+  std::vector<float> lse(H * L, 1.0f), d_d_lse(lse), bias(L, 0.5f), d_bias(bias), per_head(H, 0.01f), d_alibi(per_head),
+      d_sinks(per_head);
+  const auto bf16 = [&](std::vector<uint16_t>& t) { return tensor(t.data(), DType::bf16, shape); };
+  const auto heads = [&](std::vector<float>& t) { return tensor(t.data(), {1, H, 1, 1}); };
+  const Attention a{.q = bf16(x),
+                    .k = bf16(x),
+                    .v = bf16(x),
+                    .softcap = 5,
+                    .bias = tensor(bias.data(), row),
+                    .alibi = heads(per_head),
+                    .mask = causal() & window(255, 0),
+                    .sinks = heads(per_head),
+                    .dropout = 0.1};
+  forward(a, {bf16(out), tensor(lse.data(), rows)});
+  malloc_trim(0);
+  std::ofstream("/proc/self/clear_refs") << 5;
+  const double before = resident("VmRSS");
+  double_backward(a, {bf16(out), tensor(lse.data(), rows), bf16(x), tensor(lse.data(), rows)},
+                  {bf16(x), bf16(x), bf16(x), tensor(bias.data(), row), heads(per_head), heads(per_head)},
+                  {bf16(results[0]), bf16(results[1]), bf16(results[2]), tensor(d_bias.data(), row), heads(d_alibi),
+                   heads(d_sinks), bf16(results[3]), tensor(d_d_lse.data(), rows)});
+  EXPECT_LT(resident("VmHWM") - before, 64);
+  EXPECT_GT(resident("VmHWM") - before, 1) << "the measurement measures";
+}
+
 }  // namespace
 }  // namespace heed

@@ -169,6 +169,46 @@ struct Gradients {
 // gets and gives zero gradients.
 void backward(const Attention& a, const Incoming& in, const Gradients& gradients);
 
+// ---- Derivatives along a direction, and second derivatives: of dot scores, with any options. ----
+
+// A direction in the space of the inputs. Each has the shape of the input it is named after; q, k and v have q's dtype,
+// bias, alibi and sinks have it too or are f32. A view without data is zero and costs nothing.
+struct Tangents {
+  ConstTensor q = {};
+  ConstTensor k = {};
+  ConstTensor v = {};
+  ConstTensor bias = {};
+  ConstTensor alibi = {};
+  ConstTensor sinks = {};
+};
+
+// How out and lse change while the inputs move along the tangents (the Jacobian times a vector, forward mode): d/dt of
+// forward(a + t * tangents) at t = 0. lse: from forward. Each of `result` has the shape and dtype that forward gives
+// it; either may be left out. A row that sees no key gets zeros. Memory is linear in L and S; about four forwards' time. heed::Error for additive
+// scores.
+void jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, const Output& result);
+
+// The gradients wanted of double_backward, each with the shape and dtype of what it is the gradient of, except that
+// d_bias, d_alibi and d_sinks are f32 for f16 and bf16 tensors, as in Gradients. All are overwritten. A view without
+// data is not computed and costs nothing.
+struct SecondGradients {
+  Tensor d_q = {};
+  Tensor d_k = {};
+  Tensor d_v = {};
+  Tensor d_bias = {};
+  Tensor d_alibi = {};
+  Tensor d_sinks = {};
+  Tensor d_d_out = {};  // [B, Hq, L, Dv]: of the gradient that arrived at out
+  Tensor d_d_lse = {};  // [B, Hq, L, 1]: of the gradient that arrived at lse; wanted or not whether in.d_lse is given
+};
+
+// The gradients of backward, for gradient penalties and Hessian-vector products: `in` is what backward got, `dd` the
+// gradients of a loss that arrive at backward's results (dd.q at d_q, and so on), and `wanted` what they make of the
+// inputs and of what arrived at out and lse. out and lse are differentiated as functions of the inputs, not as numbers.
+// A row that sees no key gets and gives zeros. Weights are recomputed from lse, so memory stays linear in L and S.
+// About five times as slow as backward (2, 8, 1024, 1024, 64). heed::Error for additive scores, whose second derivative Heed does not have.
+void double_backward(const Attention& a, const Incoming& in, const Tangents& dd, const SecondGradients& wanted);
+
 // ---- The three steps on their own, dense, for looking inside: O(L*S) memory that you provide. ----
 
 // Step 1. scores[b, h, i, j] = score of the pair, with bias; -inf where the mask excludes it. scores: [B, Hq, L, S].
