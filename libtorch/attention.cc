@@ -2,14 +2,20 @@
 #include "libtorch/attention.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
+#include <torch/version.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <utility>
+
+#include "libtorch/dropout.h"
 
 // at::parallel_for is a template: without OpenMP switched on in this file it would run everything on one thread.
 #if AT_PARALLEL_OPENMP && !defined(_OPENMP)
@@ -38,12 +44,35 @@ std::string shape_text(const Tensor& t) {
 // Memory that an empty tensor may point at: the engine reads a null pointer as "not given".
 double nowhere[1];
 
+// The tensors a call may be made of and differentiated in. A call has a list of those it is given, in this order, which
+// is the order in which autograd counts them.
+enum Slot : uint8_t { kQ, kK, kV, kW, kBias, kAlibi, kSinks, kSlots };
+
+constexpr const char* kNames[kSlots] = {"q", "k", "v", "w", "bias", "alibi", "sinks"};
+constexpr ConstTensor Attention::*kInputs[kSlots] = {
+    &Attention::q, &Attention::k, &Attention::v, &Attention::w, &Attention::bias, &Attention::alibi, &Attention::sinks};
+constexpr heed::Tensor Gradients::*kGradients[kSlots] = {&Gradients::d_q,    &Gradients::d_k,    &Gradients::d_v,
+                                                         &Gradients::d_w,    &Gradients::d_bias, &Gradients::d_alibi,
+                                                         &Gradients::d_sinks};
+
 DType dtype_of(const Tensor& t, const char* name) {
-  if (t.scalar_type() == torch::kFloat32) return DType::f32;
-  if (t.scalar_type() == torch::kFloat64) return DType::f64;
-  throw Error(std::string(name) + " has dtype " + c10::toString(t.scalar_type()) +
-              "; attention takes float32 or float64: convert with .to(torch::kFloat32)");
+  switch (t.scalar_type()) {
+    case torch::kFloat32:
+      return DType::f32;
+    case torch::kFloat64:
+      return DType::f64;
+    case torch::kFloat16:
+      return DType::f16;
+    case torch::kBFloat16:
+      return DType::bf16;
+    default:
+      throw Error(std::string(name) + " has dtype " + c10::toString(t.scalar_type()) +
+                  "; attention takes float32, float16, bfloat16 or float64: convert with .to(torch::kFloat32)");
+  }
 }
+
+// What the engine gives lse and sums over many elements in.
+torch::ScalarType exact(torch::ScalarType q) { return q == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32; }
 
 void check_kind(const Tensor& t, const char* name) {
   if (!t.defined()) throw Error(std::string(name) + " is an undefined tensor; give it a value");
@@ -62,9 +91,9 @@ Tensor readable(const Tensor& t) { return fits(t) ? t : t.contiguous(); }
 
 // A place for the gradient of t, laid out like t where that fits: a permuted view gets back what it can pass on without
 // a copy. An expanded t gets a dense one.
-Tensor gradient_of(const Tensor& t) {
-  const Tensor gradient = torch::empty_like(t);
-  return fits(gradient) ? gradient : torch::empty(t.sizes(), t.options());
+Tensor gradient_of(const Tensor& t, torch::ScalarType dtype) {
+  const Tensor gradient = torch::empty_like(t, t.options().dtype(dtype));
+  return fits(gradient) ? gradient : torch::empty(t.sizes(), gradient.options());
 }
 
 // q, k, v, out or a gradient of theirs as [batch, head, length, dim]; `heads` > 0: [B, L, heads*D] or [B, heads*D].
@@ -131,69 +160,112 @@ heed::Tensor view_bias(const Tensor& t) {
   return result;
 }
 
-// What a call is made of besides tensors; kept by the graph for the backward pass.
+// alibi, sinks or a gradient of theirs: [] or [Hq] as [1, 1 or Hq, 1, 1].
+heed::Tensor view_per_head(const Tensor& t, const char* name) {
+  if (t.dim() > 1) {
+    throw Error(std::string(name) + " has shape " + shape_text(t) + "; it must be one number or one for each head");
+  }
+  const bool per_head = t.dim() == 1;
+  return {data_of(t), dtype_of(t, name), {1, per_head ? t.size(0) : 1, 1, 1}, {0, per_head ? t.stride(0) : 0, 0, 1}};
+}
+
+// The tensor of a slot, or its gradient.
+heed::Tensor view_slot(Slot slot, const Tensor& t, Heads heads) {
+  switch (slot) {
+    case kQ:
+      return view(t, kNames[slot], heads.query);
+    case kK:
+    case kV:
+      return view(t, kNames[slot], heads.kv);
+    case kW:
+      return view_w(t);
+    case kBias:
+      return view_bias(t);
+    default:
+      return view_per_head(t, kNames[slot]);
+  }
+}
+
+// What a call is made of besides its list of tensors; kept by the graph for the backward pass.
 struct Settings : torch::CustomClassHolder {
-  Score score = Score::dot;
-  std::optional<double> scale;
-  Mask mask;
+  Attention how;  // without tensors
   Heads heads;
-  bool has_w = false;
-  bool has_bias = false;
+  std::array<Slot, kSlots> slots{};  // of the first, second, ... tensor
 };
 
-// The tensors of a call in the order in which autograd counts them: q, k, v, then w and bias if given.
-Attention problem(const Settings& settings, const variable_list& inputs) {
-  Attention a;
-  size_t next = 3;
-  a.q = view(inputs[0], "q", settings.heads.query);
-  a.k = view(inputs[1], "k", settings.heads.kv);
-  if (inputs[2].defined()) a.v = view(inputs[2], "v", settings.heads.kv);
-  a.score = settings.score;
-  a.scale = settings.scale;
-  if (settings.has_w) a.w = view_w(inputs[next++]);
-  if (settings.has_bias) a.bias = view_bias(inputs[next++]);
-  a.mask = settings.mask;
-  a.executor = &torch_executor();
+// The engine's problem: the list may go on behind the slots.
+Attention problem(const Settings& settings, const variable_list& inputs, size_t count) {
+  Attention a = settings.how;
+  for (size_t i = 0; i < count; ++i) {
+    a.*kInputs[settings.slots[i]] = view_slot(settings.slots[i], inputs[i], settings.heads);
+  }
   return a;
 }
 
-// Checks what the engine cannot see, and lists the tensors. v may be undefined where only the weights are wanted.
-variable_list collect(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, Heads heads,
-                      bool needs_v) {
-  check_kind(q, "q");
-  check_kind(k, "k");
-  if (needs_v) check_kind(v, "v");
-  if (heads.query > 0 && k.dim() != 3) {
-    throw Error("k has shape " + shape_text(k) + "; packed attention needs [batch, keys, width]");
-  }
-  if (heads.query > 0 && needs_v && v.dim() != 3) {
-    throw Error("v has shape " + shape_text(v) + "; packed attention needs [batch, keys, width]");
-  }
-  variable_list inputs;
-  inputs.reserve(5);
-  inputs.push_back(q);
-  inputs.push_back(k);
-  inputs.push_back(v);
-  if (options.w.defined()) {
-    check_kind(options.w, "w");
-    inputs.push_back(options.w);
-  }
-  if (options.bias.defined()) {
-    check_kind(options.bias, "bias");
-    inputs.push_back(options.bias);
-  }
-  return inputs;
+// LibTorch 2.4 gave the question a name that goes by device.
+bool autocasts() {
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 4)
+  return at::autocast::is_autocast_enabled(torch::kCPU);
+#else
+  return at::autocast::is_cpu_enabled();
+#endif
+}
+torch::ScalarType autocast_dtype() {
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 4)
+  return at::autocast::get_autocast_dtype(torch::kCPU);
+#else
+  return at::autocast::get_autocast_cpu_dtype();
+#endif
 }
 
-void make_readable(variable_list& inputs) {
-  for (Tensor& input : inputs) {
-    if (input.defined()) input = readable(input);
+// A call's settings, and its tensors as the engine can read them. Casts and copies are made here, in sight of autograd:
+// gradients find their way through them.
+struct Call {
+  c10::intrusive_ptr<Settings> settings = c10::make_intrusive<Settings>();
+  variable_list inputs;
+
+  // v may be undefined where only the weights are wanted.
+  Call(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, Heads heads, bool needs_v) {
+    settings->heads = heads;
+    inputs.reserve(kSlots + 2);  // and what is saved with them
+    add(kQ, q);
+    add(kK, k);
+    if (needs_v) add(kV, v);
+    for (const auto& [slot, t] : {std::pair(kW, &options.w), std::pair(kBias, &options.bias),
+                                  std::pair(kAlibi, &options.alibi), std::pair(kSinks, &options.sinks)}) {
+      if (t->defined()) add(slot, *t);
+    }
+    if (heads.query > 0 && k.dim() != 3) {
+      throw Error("k has shape " + shape_text(k) + "; packed attention needs [batch, keys, width]");
+    }
+    if (heads.query > 0 && needs_v && v.dim() != 3) {
+      throw Error("v has shape " + shape_text(v) + "; packed attention needs [batch, keys, width]");
+    }
+    Attention& how = settings->how;
+    how.score = options.score;
+    how.scale = options.scale;
+    how.softcap = options.softcap;
+    how.mask = options.mask;
+    how.executor = &torch_executor();
+    if (needs_v && options.dropout != 0) {
+      how.dropout = options.dropout;
+      how.seed = options.seed ? *options.seed : draw_seed();
+    }
   }
-}
+
+ private:
+  void add(Slot slot, const Tensor& t) {
+    check_kind(t, kNames[slot]);
+    settings->slots[inputs.size()] = slot;
+    // float32 is welcome beside 16 bits behind the score, and more exact.
+    const bool cast = autocasts() && (slot < kBias || t.scalar_type() != torch::kFloat32);
+    inputs.push_back(readable(cast ? at::autocast::cached_cast(autocast_dtype(), t, torch::kCPU) : t));
+  }
+};
 
 // Runs the forward pass into fresh tensors: {out, lse}.
 variable_list run_forward(const Settings& settings, const variable_list& inputs) {
-  const Attention a = problem(settings, inputs);
+  const Attention a = problem(settings, inputs, inputs.size());
   const Tensor& q = inputs[0];
   const int64_t batch = a.q.shape[0], heads = a.q.shape[1], queries = a.q.shape[2], dim = a.v.shape[3];
   Tensor out;
@@ -207,30 +279,133 @@ variable_list run_forward(const Settings& settings, const variable_list& inputs)
   } else {
     out = torch::empty({batch, heads, queries, dim}, q.options());
   }
-  Tensor lse = torch::empty({batch, heads, queries}, q.options());
+  Tensor lse = torch::empty({batch, heads, queries}, q.options().dtype(exact(q.scalar_type())));
   heed::forward(a, {.out = view(out, "out", settings.heads.query), .lse = view_lse(lse)});
   return {out, lse};
 }
 
-// Stands behind every gradient that is asked for with create_graph, and explains itself when it is differentiated.
-struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
+// What a backward needs: the call's tensors, then out and lse, then the gradients that arrived at them. The list in
+// this order is what both functions below go by.
+struct Back {
+  const Settings& settings;
+  const variable_list& list;
+  size_t inputs = list.size() - 4;  // of the call
+  size_t d_out = inputs + 2, d_lse = inputs + 3;
+
+  Attention attention() const { return problem(settings, list, inputs); }
+  Incoming incoming() const {
+    return {view(list[inputs], "out", settings.heads.query), view_lse(list[inputs + 1]),
+            view(list[d_out], "the gradient of out", settings.heads.query), view_lse(list[d_lse])};
+  }
+  // A place for the gradient of the i-th input: sums over many elements are as exact as lse.
+  Tensor place(size_t i) const {
+    const auto q = list[kQ].scalar_type();
+    return gradient_of(list[i], settings.slots[i] <= kV ? q : exact(q));
+  }
+};
+
+// Which of the first `count` tensors gradients are wanted of, a bit for each.
+uint64_t wanted_of(const AutogradContext* ctx, size_t count) {
+  uint64_t bits = 0;
+  for (size_t i = 0; i < count; ++i) bits |= uint64_t{ctx->needs_input_grad(i)} << i;
+  return bits;
+}
+
+// The gradients of the wanted inputs, in order. What is not wanted takes no memory and no work.
+variable_list run_backward(const Back& back, uint64_t wanted) {
+  variable_list gradients;
+  Gradients places;
+  for (size_t i = 0; i < back.inputs; ++i) {
+    if (!(wanted >> i & 1)) continue;
+    const Slot slot = back.settings.slots[i];
+    gradients.push_back(back.place(i));
+    places.*kGradients[slot] = view_slot(slot, gradients.back(), back.settings.heads);
+  }
+  heed::backward(back.attention(), back.incoming(), places);
+  return gradients;
+}
+
+constexpr ConstTensor Tangents::*kTangents[kSlots] = {&Tangents::q,    &Tangents::k,     &Tangents::v,    nullptr,
+                                                      &Tangents::bias, &Tangents::alibi, &Tangents::sinks};
+constexpr heed::Tensor SecondGradients::*kSecond[kSlots] = {
+    &SecondGradients::d_q,    &SecondGradients::d_k,     &SecondGradients::d_v,    nullptr,
+    &SecondGradients::d_bias, &SecondGradients::d_alibi, &SecondGradients::d_sinks};
+
+// Stands behind second derivatives that are asked for with create_graph, and explains itself when it is differentiated.
+struct NoThirdDerivative : torch::autograd::Function<NoThirdDerivative> {
   static Tensor forward(AutogradContext*, const Tensor& gradient, at::TensorList) { return gradient.variable_data(); }
   static variable_list backward(AutogradContext*, variable_list) {
     throw Error(
-        "Heed's attention has no second derivative; compute the first with create_graph = false, or write the formula "
-        "with LibTorch's own operators where you need both");
+        "Heed's attention has no third derivative; compute the second with create_graph = false, or write the formula "
+        "with LibTorch's own operators where you need more");
+  }
+};
+
+// The first derivative as a function of the call's tensors and of what arrived at out and lse. out and lse themselves
+// come without history: the second derivative knows how they depend on the tensors.
+struct AttentionGradient : torch::autograd::Function<AttentionGradient> {
+  static variable_list forward(AutogradContext* ctx, at::TensorList list, const c10::intrusive_ptr<Settings>& settings,
+                               int64_t wanted) {
+    const variable_list saved = list.vec();
+    const Back back{*settings, saved};
+    ctx->save_for_backward(saved);
+    ctx->saved_data["settings"] = torch::IValue::make_capsule(settings);
+    ctx->saved_data["wanted"] = wanted;
+    ctx->set_materialize_grads(false);
+    return run_backward(back, static_cast<uint64_t>(wanted));
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list arrived) {
+    const auto settings = c10::static_intrusive_pointer_cast<Settings>(ctx->saved_data["settings"].toCapsule());
+    const uint64_t wanted = static_cast<uint64_t>(ctx->saved_data["wanted"].toInt());
+    const variable_list saved = ctx->get_saved_variables();
+    const Back back{*settings, saved};
+    variable_list gradients(saved.size() + 2);  // and of the settings and `wanted`: none
+    if (std::none_of(arrived.begin(), arrived.end(), [](const Tensor& t) { return t.defined(); })) return gradients;
+
+    Tangents along;
+    SecondGradients places;
+    std::vector<Tensor> kept;  // what the tangents point at
+    for (size_t i = 0, next = 0; i < back.inputs; ++i) {
+      const Slot slot = settings->slots[i];
+      if ((wanted >> i & 1) && arrived[next++].defined() && slot != kW) {
+        kept.push_back(readable(arrived[next - 1]));
+        along.*kTangents[slot] = view_slot(slot, kept.back(), settings->heads);
+      }
+      if (ctx->needs_input_grad(i) && slot != kW) {
+        gradients[i] = back.place(i);
+        places.*kSecond[slot] = view_slot(slot, gradients[i], settings->heads);
+      }
+    }
+    for (const size_t i : {back.d_out, back.d_lse}) {
+      if (ctx->needs_input_grad(i)) gradients[i] = gradient_of(saved[i], saved[i].scalar_type());
+    }
+    if (gradients[back.d_out].defined()) {
+      places.d_d_out = view(gradients[back.d_out], "the second gradient of out", settings->heads.query);
+    }
+    if (gradients[back.d_lse].defined()) places.d_d_lse = view_lse(gradients[back.d_lse]);
+    heed::double_backward(back.attention(), back.incoming(), along, places);  // throws for additive scores
+
+    variable_list sources = saved;
+    std::copy_if(arrived.begin(), arrived.end(), std::back_inserter(sources),
+                 [](const Tensor& t) { return t.defined(); });
+    for (size_t i = 0; i < saved.size(); ++i) {
+      if (!gradients[i].defined()) continue;
+      gradients[i] = gradients[i].to(saved[i].scalar_type());
+      if (torch::GradMode::is_enabled()) gradients[i] = NoThirdDerivative::apply(gradients[i], at::TensorList(sources));
+    }
+    return gradients;
   }
 };
 
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static variable_list forward(AutogradContext* ctx, at::TensorList list,
                                const c10::intrusive_ptr<Settings>& settings) {
-    variable_list inputs = list.vec();
-    make_readable(inputs);
-    variable_list results = run_forward(*settings, inputs);
-    inputs.push_back(results[0]);
-    inputs.push_back(results[1]);
-    ctx->save_for_backward(std::move(inputs));
+    variable_list saved = list.vec();
+    variable_list results = run_forward(*settings, saved);
+    saved.push_back(results[0]);
+    saved.push_back(results[1]);
+    ctx->save_for_backward(std::move(saved));
     ctx->saved_data["settings"] = torch::IValue::make_capsule(settings);
     ctx->set_materialize_grads(false);
     return results;
@@ -238,89 +413,62 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
 
   static variable_list backward(AutogradContext* ctx, variable_list incoming) {
     const auto settings = c10::static_intrusive_pointer_cast<Settings>(ctx->saved_data["settings"].toCapsule());
-    variable_list saved = ctx->get_saved_variables();
-    const size_t inputs = saved.size() - 2;
+    variable_list list = ctx->get_saved_variables();
+    const size_t inputs = list.size() - 2;
     // One for each input and one, never defined, for the settings.
     variable_list gradients(inputs + 1);
     if (!incoming[0].defined() && !incoming[1].defined()) return gradients;
-
-    const Tensor &out = saved[inputs], &lse = saved[inputs + 1];
-    // A loss of lse alone: the gradient of out is one row of zeros, seen many times.
-    const Tensor d_out =
-        incoming[0].defined() ? readable(incoming[0]) : torch::zeros({out.size(-1)}, out.options()).expand(out.sizes());
-    Incoming in;
-    in.out = view(out, "out", settings->heads.query);
-    in.lse = view_lse(lse);
-    in.d_out = view(d_out, "the gradient of out", settings->heads.query);
-    if (incoming[1].defined()) in.d_lse = view_lse(incoming[1]);
-
-    for (size_t i = 0; i < inputs; ++i) {
-      if (ctx->needs_input_grad(i)) gradients[i] = gradient_of(saved[i]);
+    list[inputs] = list[inputs].detach();
+    list[inputs + 1] = list[inputs + 1].detach();
+    // A loss of one result alone: zeros for the other, one row or number seen many times.
+    for (size_t i = 0; i < 2; ++i) {
+      const Tensor& of = list[inputs + i];
+      list.push_back(incoming[i].defined() ? readable(incoming[i])
+                                           : torch::zeros({i == 0 ? of.size(-1) : 1}, of.options()).expand(of.sizes()));
     }
-    Gradients wanted;
-    if (gradients[0].defined()) wanted.d_q = view(gradients[0], "the gradient of q", settings->heads.query);
-    if (gradients[1].defined()) wanted.d_k = view(gradients[1], "the gradient of k", settings->heads.kv);
-    if (gradients[2].defined()) wanted.d_v = view(gradients[2], "the gradient of v", settings->heads.kv);
-    size_t next = 3;
-    if (settings->has_w) {
-      if (gradients[next].defined()) wanted.d_w = view_w(gradients[next]);
-      ++next;
-    }
-    if (settings->has_bias && gradients[next].defined()) wanted.d_bias = view_bias(gradients[next]);
-    const variable_list tensors(saved.begin(), saved.begin() + static_cast<int64_t>(inputs));
-    heed::backward(problem(*settings, tensors), in, wanted);
 
-    if (torch::GradMode::is_enabled()) {  // create_graph: see NoSecondDerivative
-      variable_list sources = tensors;
-      for (const Tensor& gradient : incoming) {
-        if (gradient.defined()) sources.push_back(gradient);
-      }
-      for (Tensor& gradient : gradients) {
-        if (gradient.defined()) gradient = NoSecondDerivative::apply(gradient, at::TensorList(sources));
-      }
+    const uint64_t wanted = wanted_of(ctx, inputs);
+    const variable_list found =
+        torch::GradMode::is_enabled()  // create_graph
+            ? AttentionGradient::apply(at::TensorList(list), settings, static_cast<int64_t>(wanted))
+            : run_backward({*settings, list}, wanted);
+    for (size_t i = 0, next = 0; i < inputs; ++i) {
+      if (wanted >> i & 1) gradients[i] = found[next++].to(list[i].scalar_type());
     }
     return gradients;
   }
 };
 
-c10::intrusive_ptr<Settings> settings_of(const AttentionOptions& options, Heads heads) {
-  auto settings = c10::make_intrusive<Settings>();
-  settings->score = options.score;
-  settings->scale = options.scale;
-  settings->mask = options.mask;
-  settings->heads = heads;
-  settings->has_w = options.w.defined();
-  settings->has_bias = options.bias.defined();
-  return settings;
-}
-
 AttentionResult attend(const Tensor& q, const Tensor& k, const Tensor& v, Heads heads,
                        const AttentionOptions& options) {
-  variable_list inputs = collect(q, k, v, options, heads, /*needs_v=*/true);
-  const auto settings = settings_of(options, heads);
-  const bool recorded = torch::GradMode::is_enabled() &&
-                        std::any_of(inputs.begin(), inputs.end(), [](const Tensor& t) { return t.requires_grad(); });
-  variable_list results;
-  if (recorded) {
-    results = AttentionFunction::apply(at::TensorList(inputs), settings);
-  } else {
-    make_readable(inputs);
-    results = run_forward(*settings, inputs);
-  }
+  const Call call(q, k, v, options, heads, /*needs_v=*/true);
+  const bool recorded = torch::GradMode::is_enabled() && std::any_of(call.inputs.begin(), call.inputs.end(),
+                                                                     [](const Tensor& t) { return t.requires_grad(); });
+  variable_list results = recorded ? AttentionFunction::apply(at::TensorList(call.inputs), call.settings)
+                                   : run_forward(*call.settings, call.inputs);
   return {std::move(results[0]), std::move(results[1])};
 }
 
 Tensor weights_of(const Tensor& q, const Tensor& k, Heads heads, const AttentionOptions& options) {
   torch::NoGradGuard no_grad;
-  variable_list inputs = collect(q, k, {}, options, heads, /*needs_v=*/false);
-  const auto settings = settings_of(options, heads);
-  make_readable(inputs);
-  const Attention a = problem(*settings, inputs);
-  Tensor weights = torch::empty({a.q.shape[0], a.q.shape[1], a.q.shape[2], a.k.shape[2]}, q.options());
-  const heed::Tensor matrix = view(weights, "weights", 0);
-  heed::score(a, matrix);
-  heed::weigh(matrix, matrix);
-  return weights;
+  Call call(q, k, {}, options, heads, /*needs_v=*/false);
+  // The engine rounds scores to q's dtype, which 16 bits are too few for.
+  const auto dtype = exact(call.inputs[kQ].scalar_type());
+  const bool narrow = dtype != call.inputs[kQ].scalar_type();
+  for (Tensor& t : call.inputs) {
+    if (narrow) t = t.to(dtype);
+  }
+  const Attention a = problem(*call.settings, call.inputs, call.inputs.size());
+  const int64_t keys = a.k.shape[2];
+  // A sink is one more column while the rows are weighed.
+  const int64_t columns = keys + (options.sinks.defined() ? 1 : 0);
+  const Tensor all =
+      torch::empty({a.q.shape[0], a.q.shape[1], a.q.shape[2], columns}, call.inputs[kQ].options().dtype(dtype));
+  const Tensor weights = all.narrow(3, 0, keys);
+  heed::score(a, view(weights, "weights", 0));
+  if (columns > keys) all.select(3, keys).copy_(call.inputs.back().reshape({-1, 1}));
+  heed::weigh(view(all, "weights", 0), view(all, "weights", 0));
+  return weights.contiguous();
 }
 
 void check_heads(int64_t heads, int64_t kv_heads) {

@@ -5,30 +5,41 @@
 #include <heed/attention.h>
 #include <torch/types.h>
 
+#include <cstdint>
 #include <optional>
 
 namespace heed::nn {
 
+// A score is finished in this order: scale, softcap, bias, alibi, mask; see heed::Attention.
 struct AttentionOptions {
-  Score score = Score::dot;          // see heed::Score
-  std::optional<double> scale = {};  // dot: 1/sqrt(D); additive: 1
-  torch::Tensor w = {};              // additive only: [D] or [Hq, D]
-  torch::Tensor bias = {};           // broadcasts to [B, Hq, L, S], right-aligned as in NumPy
-  Mask mask = {};                    //
+  Score score = Score::dot;           // see heed::Score
+  std::optional<double> scale = {};   // dot: 1/sqrt(D); additive: 1
+  torch::Tensor w = {};               // additive only: [D] or [Hq, D]
+  double softcap = 0;                 // c > 0: scores become c * tanh(score / c); 0: off
+  torch::Tensor bias = {};            // broadcasts to [B, Hq, L, S], right-aligned as in NumPy
+  torch::Tensor alibi = {};           // slopes [] or [Hq]: adds slope * (j - (i + S - L))
+  Mask mask = {};                     //
+  torch::Tensor sinks = {};           // [] or [Hq]: a score without a key or value, in every row of the head
+  double dropout = 0;                 // in [0, 1): the share of weights set to 0; the others grow by 1 / (1 - dropout)
+  std::optional<uint64_t> seed = {};  // which ones; by default a number from torch's default CPU generator, so that
+                                      // torch::manual_seed and a saved generator state reproduce it
 };
 
 struct AttentionResult {
   torch::Tensor out;  // [B, Hq, L, Dv]
-  torch::Tensor lse;  // [B, Hq, L]
+  torch::Tensor lse;  // [B, Hq, L]; float32 for float16 and bfloat16 tensors
 };
 
-// q [B, Hq, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv], all float32 or all float64. Differentiable in q, k, v, w and
-// bias, through out and through lse; an input that needs no gradient costs nothing. Memory is linear in L and S. Throws
-// heed::Error for shapes or dtypes that do not fit.
+// q [B, Hq, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv], all float32, float16 or bfloat16, or float64 for gradient
+// checks (slow). w has their dtype; bias, alibi and sinks have it or are float32. Differentiable in all of these,
+// through out and through lse; an input that needs no gradient costs nothing. Memory is linear in L and S. Under
+// LibTorch's autocast on CPU, q, k, v and w are cast to its dtype, as for LibTorch's own products; a float32 bias,
+// alibi or sinks stays as exact as it is. Throws heed::Error for shapes or dtypes that do not fit.
 AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                           const AttentionOptions& options = {});
 
-// The weights [B, Hq, L, S] that `attention` used, dense, without gradient: for looking at, not for training through.
+// The weights [B, Hq, L, S] that `attention` used, before dropout, dense, without gradient: for looking at, not for
+// training through. float32 for float16 and bfloat16 tensors. With sinks a row adds up to less than 1.
 torch::Tensor attention_weights(const torch::Tensor& q, const torch::Tensor& k, const AttentionOptions& options = {});
 
 // The same two with the heads packed in the last dimension, the way projections leave them and the next one takes them:

@@ -2,6 +2,7 @@
 #include "libtorch/dropout.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
 #include <heed/attention.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -38,15 +39,16 @@ uint64_t mixed(uint64_t x) {
 
 // 16 xorshift32 generators (Marsaglia 2003); shifts and xors are in every vector unit, multiplications are not. Each
 // draw gives two 16-bit numbers per lane, and an element is kept if its number is at least the threshold.
-template <class T>
-void drop_block(uint64_t seed, int64_t n, uint32_t threshold, T scale, const T* x, T* out) {
+// 16-bit types are multiplied as float.
+template <class T, class Wide = at::opmath_type<T>>
+void drop_block(uint64_t seed, int64_t n, uint32_t threshold, Wide scale, const T* x, T* out) {
   uint32_t state[kLanes];
   for (int i = 0; i < kLanes; i += 2) {
     const uint64_t bits = mixed(seed + static_cast<uint64_t>(i));
     state[i] = static_cast<uint32_t>(bits) | 1;  // xorshift must not start at 0
     state[i + 1] = static_cast<uint32_t>(bits >> 32) | 1;
   }
-  T keep[2 * kLanes];
+  Wide keep[2 * kLanes];
   for (int64_t at = 0; at < n; at += 2 * kLanes) {
     for (int i = 0; i < kLanes; ++i) {
       uint32_t s = state[i];
@@ -54,14 +56,14 @@ void drop_block(uint64_t seed, int64_t n, uint32_t threshold, T scale, const T* 
       s ^= s >> 17;
       s ^= s << 5;
       state[i] = s;
-      keep[i] = static_cast<int32_t>(s & 0xffff) >= static_cast<int32_t>(threshold) ? scale : T(0);
-      keep[kLanes + i] = static_cast<int32_t>(s >> 16) >= static_cast<int32_t>(threshold) ? scale : T(0);
+      keep[i] = static_cast<int32_t>(s & 0xffff) >= static_cast<int32_t>(threshold) ? scale : Wide(0);
+      keep[kLanes + i] = static_cast<int32_t>(s >> 16) >= static_cast<int32_t>(threshold) ? scale : Wide(0);
     }
     const int64_t m = std::min<int64_t>(2 * kLanes, n - at);
     if (m == 2 * kLanes) {
-      for (int i = 0; i < 2 * kLanes; ++i) out[at + i] = x[at + i] * keep[i];
+      for (int i = 0; i < 2 * kLanes; ++i) out[at + i] = static_cast<T>(x[at + i] * keep[i]);
     } else {
-      for (int64_t i = 0; i < m; ++i) out[at + i] = x[at + i] * keep[i];
+      for (int64_t i = 0; i < m; ++i) out[at + i] = static_cast<T>(x[at + i] * keep[i]);
     }
   }
 }
@@ -71,14 +73,14 @@ Tensor drop(const Tensor& given, uint64_t seed, uint32_t threshold) {
   Tensor out = torch::empty(x.sizes(), x.options());
   const int64_t n = x.numel();
   const double scale = 65536.0 / (65536.0 - threshold);
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "dropout", [&] {
+  AT_DISPATCH_FLOATING_TYPES_AND2(torch::kHalf, torch::kBFloat16, x.scalar_type(), "dropout", [&] {
     const scalar_t* from = x.data_ptr<scalar_t>();
     scalar_t* to = out.data_ptr<scalar_t>();
     at::parallel_for(0, (n + kBlock - 1) / kBlock, 4, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
         const int64_t at = block * kBlock;
         drop_block<scalar_t>(mixed(seed ^ mixed(static_cast<uint64_t>(block))), std::min(kBlock, n - at), threshold,
-                             static_cast<scalar_t>(scale), from + at, to + at);
+                             static_cast<at::opmath_type<scalar_t>>(scale), from + at, to + at);
       }
     });
   });
@@ -93,28 +95,27 @@ class DropoutFunction : public torch::autograd::Function<DropoutFunction> {
     return drop(x, static_cast<uint64_t>(seed), static_cast<uint32_t>(threshold));
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    return {drop(grads[0], static_cast<uint64_t>(ctx->saved_data["seed"].toInt()),
-                 static_cast<uint32_t>(ctx->saved_data["threshold"].toInt())),
-            Tensor(), Tensor()};
+    // Dropout is linear, so its gradient is itself; recorded in turn where a second derivative is wanted.
+    return {apply(grads[0], ctx->saved_data["seed"].toInt(), ctx->saved_data["threshold"].toInt()), Tensor(), Tensor()};
   }
 };
 
 }  // namespace
 
+uint64_t draw_seed() {
+  auto generator = at::detail::getDefaultCPUGenerator();
+  const std::lock_guard<std::mutex> lock(generator.mutex());
+  return at::check_generator<at::CPUGeneratorImpl>(generator)->random64();
+}
+
 Tensor dropout(const Tensor& x, double p, bool training) {
   if (!(p >= 0 && p < 1)) throw Error("dropout is " + std::to_string(p) + "; it must be at least 0 and below 1");
   const auto threshold = std::min<int64_t>(65535, std::llround(p * 65536));
   if (!training || threshold == 0) return x;
-  if (x.scalar_type() != torch::kFloat32 && x.scalar_type() != torch::kFloat64) {
-    throw Error(std::string("dropout takes float32 or float64, not ") + c10::toString(x.scalar_type()));
+  if (!at::isFloatingType(x.scalar_type())) {
+    throw Error(std::string("dropout takes a floating-point tensor, not ") + c10::toString(x.scalar_type()));
   }
-  auto generator = at::detail::getDefaultCPUGenerator();
-  uint64_t seed;
-  {
-    std::lock_guard<std::mutex> lock(generator.mutex());
-    seed = at::check_generator<at::CPUGeneratorImpl>(generator)->random64();
-  }
-  return DropoutFunction::apply(x, static_cast<int64_t>(seed), threshold);
+  return DropoutFunction::apply(x, static_cast<int64_t>(draw_seed()), threshold);
 }
 
 }  // namespace heed::nn

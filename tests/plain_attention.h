@@ -57,6 +57,10 @@ struct Options {
   Tensor w = {};
   Tensor bias = {};
   Mask mask = {};
+  double softcap = 0;
+  Tensor alibi = {};    // [] or [Hq]
+  Tensor sinks = {};    // [] or [Hq]
+  Tensor factors = {};  // what dropout multiplies the weights by; undefined: 1
 };
 
 struct Result {
@@ -77,15 +81,28 @@ inline Result attention(const Tensor& q, const Tensor& k, const Tensor& v, const
     Tensor w = options.w.dim() == 2 ? options.w.unsqueeze(1).unsqueeze(1) : options.w;  // [Hq, 1, 1, D] or [D]
     scores = options.scale.value_or(1.0) * (w * torch::tanh(q.unsqueeze(3) + keys.unsqueeze(2))).sum(-1);
   }
+  if (options.softcap > 0) scores = options.softcap * torch::tanh(scores / options.softcap);
   if (options.bias.defined()) scores = scores + options.bias;
+  const int64_t queries = scores.size(2), columns = scores.size(3);
+  if (options.alibi.defined()) {
+    const Tensor i = torch::arange(queries, scores.options()).unsqueeze(1);
+    const Tensor j = torch::arange(columns, scores.options());
+    scores = scores + options.alibi.reshape({-1, 1, 1}) * (j - (i + (columns - queries)));
+  }
   const Tensor seen = visible(options.mask, scores.size(0), scores.size(1), scores.size(2), scores.size(3));
-  const Tensor blind = seen.any(-1, /*keepdim=*/true).logical_not();
   const double inf = std::numeric_limits<double>::infinity();
-  scores = scores.masked_fill(seen.logical_not(), -inf).masked_fill(blind, 0);
+  scores = scores.masked_fill(seen.logical_not(), -inf);
+  Tensor blind = seen.any(-1, /*keepdim=*/true).logical_not();
+  if (options.sinks.defined()) {  // one more column, whose value is 0
+    scores =
+        torch::cat({scores, options.sinks.reshape({-1, 1, 1}).expand({scores.size(0), scores.size(1), queries, 1})}, 3);
+    blind = torch::zeros_like(blind);
+  }
+  scores = scores.masked_fill(blind, 0);
   Result result;
-  result.weights = torch::softmax(scores, -1).masked_fill(blind, 0);
+  result.weights = torch::softmax(scores, -1).masked_fill(blind, 0).narrow(3, 0, columns);
   // Selecting visible values, not multiplying by 0, is what keeps a NaN behind the mask out.
-  result.out = torch::matmul(result.weights, values);
+  result.out = torch::matmul(options.factors.defined() ? result.weights * options.factors : result.weights, values);
   result.lse = torch::logsumexp(scores, -1).masked_fill(blind.squeeze(-1), -inf);
   return result;
 }

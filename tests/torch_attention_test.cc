@@ -1,5 +1,6 @@
 // libtorch/attention.cc: values and gradients against the formula in LibTorch's own operators.
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -40,27 +41,65 @@ struct Problem {
   Mask mask = {};
   std::function<Tensor(Tensor)> arrange = [](Tensor t) { return t; };       // q, k, v: leaf -> argument
   std::function<Tensor(Tensor)> arrange_bias = [](Tensor t) { return t; };  // bias: leaf -> argument
+  double softcap = 0;
+  Tensor alibi = {};
+  Tensor sinks = {};
+  double dropout = 0;
+
+  std::vector<std::pair<std::string, Tensor>> leaves() const {
+    std::vector<std::pair<std::string, Tensor>> all{{"q", q}, {"k", k}, {"v", v}};
+    for (const auto& [leaf, t] : {std::pair("w", w), {"bias", bias}, {"alibi", alibi}, {"sinks", sinks}}) {
+      if (t.defined()) all.emplace_back(leaf, t);
+    }
+    return all;
+  }
 };
 
-void check(const Problem& p) {
-  std::vector<Tensor> leaves{p.q, p.k, p.v};
-  if (p.w.defined()) leaves.push_back(p.w);
-  if (p.bias.defined()) leaves.push_back(p.bias);
-  const auto run = [&](torch::ScalarType dtype, bool with_heed) {
-    std::vector<Tensor> inputs;
-    for (const Tensor& leaf : leaves) inputs.push_back(leaf.detach().to(dtype).clone().requires_grad_());
+// A problem's arguments from its leaves, of any dtype, in the order of Problem::leaves().
+struct Arguments {
+  Tensor q, k, v;
+  AttentionOptions options;
+
+  Arguments(const Problem& p, const std::vector<Tensor>& leaves) {
     size_t next = 3;
-    const Tensor w = p.w.defined() ? inputs[next++] : Tensor();
-    const Tensor bias = p.bias.defined() ? p.arrange_bias(inputs[next++]) : Tensor();
-    const Tensor q = p.arrange(inputs[0]), k = p.arrange(inputs[1]), v = p.arrange(inputs[2]);
+    q = p.arrange(leaves[0]), k = p.arrange(leaves[1]), v = p.arrange(leaves[2]);
+    const auto given = [&](const Tensor& t) { return t.defined() ? leaves[next++] : Tensor(); };
+    options.score = p.score, options.scale = p.scale, options.softcap = p.softcap, options.mask = p.mask;
+    options.w = given(p.w);
+    if (p.bias.defined()) options.bias = p.arrange_bias(given(p.bias));
+    options.alibi = given(p.alibi), options.sinks = given(p.sinks);
+    options.dropout = p.dropout, options.seed = 11;
+  }
+  AttentionResult heed() const { return attention(q, k, v, options); }
+  plain::Result formula() const {
+    plain::Options o{options.score, options.scale, options.w, options.bias, options.mask};
+    o.softcap = options.softcap, o.alibi = options.alibi, o.sinks = options.sinks;
+    if (options.dropout > 0) {  // which weights are left is seen with values that tell keys apart
+      torch::NoGradGuard no_grad;
+      const Tensor one_key_each = torch::eye(k.size(2), q.options()).expand({k.size(0), k.size(1), -1, -1});
+      o.factors = attention(q, k, one_key_each, options).out.ne(0).to(q.scalar_type()) / (1 - options.dropout);
+    }
+    return plain::attention(q, k, v, o);
+  }
+};
+
+std::vector<Tensor> leaves_of(const Problem& p, torch::ScalarType dtype) {
+  std::vector<Tensor> result;
+  for (const auto& [name, t] : p.leaves()) result.push_back(t.detach().to(dtype).clone().requires_grad_());
+  return result;
+}
+
+void check(const Problem& p) {
+  const auto run = [&](torch::ScalarType dtype, bool with_heed) {
+    const std::vector<Tensor> inputs = leaves_of(p, dtype);
+    const Arguments given(p, inputs);
     Tensor out, lse, weights;
     if (with_heed) {
-      const AttentionOptions options{.score = p.score, .scale = p.scale, .w = w, .bias = bias, .mask = p.mask};
-      const AttentionResult result = attention(q, k, v, options);
-      out = result.out, lse = result.lse, weights = attention_weights(q, k, options);
+      const AttentionResult result = given.heed();
+      out = result.out, lse = result.lse, weights = attention_weights(given.q, given.k, given.options);
       EXPECT_FALSE(weights.requires_grad());
     } else {
-      const plain::Result result = plain::attention(q, k, v, {p.score, p.scale, w, bias, p.mask});
+      const plain::Result result = given.formula();
       out = result.out, lse = result.lse, weights = result.weights;
     }
     std::vector<Tensor> all{out, lse, weights};
@@ -68,7 +107,8 @@ void check(const Problem& p) {
     return all;
   };
   const std::vector<Tensor> exact = run(torch::kFloat64, false);
-  const std::vector<std::string> names{"out", "lse", "weights", "d_q", "d_k", "d_v", "d_w or d_bias", "d_bias"};
+  std::vector<std::string> names{"out", "lse", "weights"};
+  for (const auto& leaf : p.leaves()) names.push_back("d_" + leaf.first);
   for (const auto dtype : kDTypes) {
     const std::vector<Tensor> actual = run(dtype, true);
     ASSERT_EQ(actual.size(), exact.size());
@@ -334,18 +374,213 @@ TEST(TorchAttention, AnInputWrittenToAfterwardsIsNoticed) {
   EXPECT_THROW(loss.backward(), c10::Error);
 }
 
-TEST(TorchAttention, ASecondDerivativeIsRefusedInWords) {
+// ---- Options, dtypes, second derivatives ----
+
+// Dot attention with each option, and with all of them.
+std::vector<Problem> with_options() {
+  std::vector<Problem> all;
+  const auto add = [&](const std::string& name, const std::function<void(Problem&)>& change) {
+    all.push_back(dot_problem(name));
+    change(all.back());
+  };
+  const auto cap = [](Problem& p) { p.softcap = 1.5; };
+  const auto bias = [](Problem& p) { p.bias = random({2, 1, 7, 9}); };
+  const auto slopes = [](Problem& p) { p.alibi = 0.3 * random({4}); };
+  const auto sinks = [](Problem& p) { p.sinks = random({4}); };
+  const auto drop = [](Problem& p) { p.dropout = 0.4; };
+  add("softcap", cap);
+  add("bias", bias);
+  add("alibi", slopes);
+  add("one slope", [](Problem& p) { p.alibi = torch::tensor(0.2, torch::kFloat64); });
+  add("sinks", sinks);
+  add("one sink", [](Problem& p) { p.sinks = torch::tensor(0.5, torch::kFloat64); });
+  add("dropout", drop);
+  add("all of them", [&](Problem& p) {
+    for (const auto& change : {std::function<void(Problem&)>(cap), {bias}, {slopes}, {sinks}, {drop}}) change(p);
+    p.mask = causal() & lengths({9, 6});
+  });
+  return all;
+}
+
+TEST(TorchAttention, OptionsMatchTheFormula) {
+  for (const Problem& p : with_options()) check(p);
+  Problem p = additive_problem("additive with all of them", true);
+  p.softcap = 1.5, p.alibi = 0.3 * random({4}), p.sinks = random({4}), p.dropout = 0.4;
+  check(p);
+}
+
+TEST(TorchAttention, DropoutFollowsTorchsGenerator) {
   const Problem p = dot_problem("");
-  const Tensor q = p.q.clone().requires_grad_(), k = p.k.clone().requires_grad_();
-  const auto first = torch::autograd::grad({mixed(attention(q, k, p.v).out)}, {q}, {}, /*retain_graph=*/true,
-                                           /*create_graph=*/true);
-  expect_near(first[0], gradients(mixed(attention(q, k, p.v).out), {q})[0], 0, "the first derivative is as without");
-  try {
-    first[0].pow(2).sum().backward();
-    FAIL() << "no error";
-  } catch (const std::exception& e) {
-    EXPECT_NE(std::string(e.what()).find("no second derivative"), std::string::npos) << e.what();
+  const auto run = [&](uint64_t seed) {
+    torch::manual_seed(seed);
+    return attention(p.q, p.k, p.v, {.dropout = 0.5}).out;
+  };
+  EXPECT_TRUE(torch::equal(run(3), run(3)));
+  EXPECT_FALSE(torch::equal(run(3), run(4)));
+  torch::manual_seed(3);
+  const Tensor first = attention(p.q, p.k, p.v, {.dropout = 0.5}).out;
+  EXPECT_FALSE(torch::equal(first, attention(p.q, p.k, p.v, {.dropout = 0.5}).out));  // a call draws a new one
+}
+
+// float16 and bfloat16: all arithmetic is float32, and each result is rounded once.
+TEST(TorchAttention, SixteenBits) {
+  Problem p = with_options().back();
+  for (const auto dtype : {torch::kFloat16, torch::kBFloat16}) {
+    Problem rounded = p;
+    for (Tensor* t : {&rounded.q, &rounded.k, &rounded.v, &rounded.bias, &rounded.alibi, &rounded.sinks}) {
+      *t = t->to(dtype).to(torch::kFloat64);
+    }
+    const auto run = [&](torch::ScalarType type, bool with_heed) {
+      const std::vector<Tensor> inputs = leaves_of(rounded, type);
+      const Arguments given(rounded, inputs);
+      std::vector<Tensor> all;
+      if (with_heed) {
+        const AttentionResult r = given.heed();
+        EXPECT_EQ(r.lse.scalar_type(), torch::kFloat32);
+        all = {r.out, r.lse};
+      } else {
+        // Dropout leaves the same weights in any dtype.
+        const plain::Result r = given.formula();
+        all = {r.out, r.lse};
+      }
+      // The factors of mixed(), which would be rounded to 16 bits, in float32 on both sides.
+      const Tensor factors = torch::sin(torch::arange(1, all[0].numel() + 1, torch::kFloat64) * 1.7)
+                                 .reshape(all[0].sizes())
+                                 .to(dtype)
+                                 .to(type);
+      for (Tensor& g : torch::autograd::grad({all[0], all[1]}, inputs, {factors, torch::ones_like(all[1])})) {
+        all.push_back(g);
+      }
+      return all;
+    };
+    const std::vector<Tensor> exact = run(torch::kFloat64, false), actual = run(dtype, true);
+    const double eps = dtype == torch::kFloat16 ? 0x1p-11 : 0x1p-8;
+    for (size_t i = 0; i < exact.size(); ++i) {
+      // out enters the gradients rounded: a few roundings more, of values of the size of the largest.
+      expect_near(actual[i], exact[i],
+                  i == 1   ? 1e-5
+                  : i == 0 ? eps
+                           : 6 * eps,
+                  c10::toString(dtype) + std::to_string(i));
+      EXPECT_EQ(actual[i].scalar_type(), i == 1 ? torch::kFloat32 : dtype);
+    }
   }
+}
+
+TEST(TorchAttention, AutocastCastsWhatItCastsForProducts) {
+  const Problem p = with_options().back();
+  const std::vector<Tensor> inputs = leaves_of(p, torch::kFloat32);
+  at::autocast::set_cpu_enabled(true);
+  at::autocast::set_autocast_cpu_dtype(torch::kBFloat16);
+  const AttentionResult r = Arguments(p, inputs).heed();
+  at::autocast::clear_cache();
+  at::autocast::set_cpu_enabled(false);
+  EXPECT_EQ(r.out.scalar_type(), torch::kBFloat16);
+  EXPECT_EQ(r.lse.scalar_type(), torch::kFloat32);
+  const std::vector<Tensor> actual = gradients(mixed(r.lse) + mixed(r.out.to(torch::kFloat32)), inputs);
+  const AttentionResult e = Arguments(p, inputs).heed();
+  const std::vector<Tensor> exact = gradients(mixed(e.lse) + mixed(e.out), inputs);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    EXPECT_EQ(actual[i].scalar_type(), torch::kFloat32);
+    EXPECT_FALSE(torch::equal(actual[i], exact[i]));
+    expect_near(actual[i], exact[i], 16 * 0x1p-8, "bf16 near float32 " + std::to_string(i));
+  }
+}
+
+// Gradients of a penalty on all first gradients and of the loss together.
+std::vector<Tensor> penalised(const Problem& p, torch::ScalarType dtype, bool with_heed) {
+  const std::vector<Tensor> inputs = leaves_of(p, dtype);
+  const Arguments given(p, inputs);
+  Tensor out, lse;
+  if (with_heed) {
+    const AttentionResult r = given.heed();
+    out = r.out, lse = r.lse;
+  } else {
+    const plain::Result r = given.formula();
+    out = r.out, lse = r.lse;
+  }
+  // Squares, so that what arrives at out and lse depends on the inputs as well.
+  const Tensor loss = mixed(out.pow(2)) + mixed(finite(lse).pow(2));
+  const auto first = torch::autograd::grad({loss}, inputs, {}, /*retain_graph=*/true, /*create_graph=*/true);
+  Tensor penalty = loss;
+  for (const Tensor& g : first) penalty = penalty + mixed(g.pow(2));
+  return gradients(penalty, inputs);
+}
+
+TEST(TorchAttention, SecondDerivativesMatchTheFormula) {
+  std::vector<Problem> all = with_options();
+  all.push_back(dot_problem("plain"));
+  all.push_back(dot_problem("causal"));
+  all.back().mask = causal();
+  all.push_back(dot_problem("permuted"));
+  all.back().arrange = [](Tensor t) { return t.transpose(1, 2).contiguous().transpose(1, 2); };
+  all.push_back(dot_problem("strided"));
+  all.back().arrange = [](Tensor t) { return torch::cat({t, t}, 2).narrow(2, 0, t.size(2)).flip(3).flip(3); };
+  for (const Problem& p : all) {
+    const std::vector<Tensor> exact = penalised(p, torch::kFloat64, false);
+    for (const auto dtype : kDTypes) {
+      const std::vector<Tensor> actual = penalised(p, dtype, true);
+      for (size_t i = 0; i < exact.size(); ++i) {
+        EXPECT_EQ(actual[i].scalar_type(), dtype);
+        // First derivatives of size 10 are squared.
+        expect_near(actual[i], exact[i], 4 * plain::tolerance(dtype),
+                    p.name + " d_" + p.leaves()[i].first + " " + c10::toString(dtype));
+      }
+    }
+  }
+}
+
+// As torch.autograd.gradgradcheck: every gradient of every input against difference quotients of first derivatives.
+TEST(TorchAttention, SecondDerivativesMatchDifferences) {
+  const Problem p = with_options().back();
+  std::vector<Tensor> inputs = leaves_of(p, torch::kFloat64);
+  const auto first = [&](bool create) {
+    const AttentionResult r = Arguments(p, inputs).heed();
+    const auto g = torch::autograd::grad({mixed(r.out) + mixed(r.lse)}, inputs, {}, /*retain_graph=*/create, create);
+    Tensor sum = torch::zeros({}, torch::kFloat64);
+    for (const Tensor& x : g) sum = sum + mixed(x);
+    return sum;
+  };
+  const std::vector<Tensor> exact = gradients(first(true), inputs);
+  const double h = 1e-5;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    Tensor flat = inputs[i].data().view(-1);
+    for (int64_t at = 0; at < flat.numel(); at += 1 + flat.numel() / 13) {
+      const double here = flat[at].item<double>();
+      flat[at] = here + h;
+      const double above = first(false).item<double>();
+      flat[at] = here - h;
+      const double below = first(false).item<double>();
+      flat[at] = here;
+      EXPECT_NEAR((above - below) / (2 * h), exact[i].reshape(-1)[at].item<double>(), 1e-6)
+          << p.leaves()[i].first << " at " << at;
+    }
+  }
+}
+
+// What cannot be differentiated says so when it is tried, and not before.
+TEST(TorchAttention, FurtherDerivativesAreRefusedInWords) {
+  const auto refusal = [](const std::function<void()>& f) -> std::string {
+    try {
+      f();
+    } catch (const std::exception& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  const auto grad = [](const Tensor& loss, const Tensor& of) {
+    return torch::autograd::grad({loss}, {of}, {}, /*retain_graph=*/true, /*create_graph=*/true)[0];
+  };
+  const Problem p = additive_problem("", false);
+  const Tensor q = p.q.clone().requires_grad_();
+  const Tensor additive = grad(mixed(attention(q, p.k, p.v, {.score = Score::additive, .w = p.w}).out), q);
+  EXPECT_NE(refusal([&] { additive.pow(2).sum().backward(); }).find("additive scores have no second derivative"),
+            std::string::npos);
+  const Tensor loss = mixed(attention(q, p.k, p.v).out);
+  const Tensor one = grad(loss, q);
+  expect_near(one, gradients(mixed(attention(q, p.k, p.v).out), {q})[0], 0, "the first derivative is as without");
+  const Tensor two = grad(one.pow(2).sum(), q);
+  EXPECT_NE(refusal([&] { two.pow(2).sum().backward(); }).find("no third derivative"), std::string::npos);
 }
 
 TEST(TorchAttention, ErrorsNameTheArgument) {
@@ -361,7 +596,10 @@ TEST(TorchAttention, ErrorsNameTheArgument) {
   const auto has = [](const std::string& text, const std::string& part) {
     EXPECT_NE(text.find(part), std::string::npos) << text;
   };
-  has(message([&] { attention(p.q.to(torch::kHalf), p.k, p.v); }), "q has dtype Half");
+  has(message([&] { attention(p.q.to(torch::kInt), p.k, p.v); }), "q has dtype Int");
+  has(message([&] { attention(p.q, p.k, p.v, {.sinks = random({3, 1})}); }), "sinks has shape [3, 1]");
+  has(message([&] { attention(p.q, p.k, p.v, {.alibi = random({3})}); }), "alibi has shape [1, 3, 1, 1]");
+  has(message([&] { attention(p.q, p.k, p.v, {.dropout = 1}); }), "dropout is 1");
   has(message([&] { attention(p.q, Tensor(), p.v); }), "k is an undefined tensor");
   has(message([&] { attention(p.q[0], p.k, p.v); }), "q has shape [4, 7, 5]");
   has(message([&] { attention(p.q, p.k, p.v, {.bias = random({1, 2, 4, 7, 9})}); }), "bias has shape [1, 2, 4, 7, 9]");

@@ -184,8 +184,8 @@ struct Tangents {
 
 // How out and lse change while the inputs move along the tangents (the Jacobian times a vector, forward mode): d/dt of
 // forward(a + t * tangents) at t = 0. lse: from forward. Each of `result` has the shape and dtype that forward gives
-// it; either may be left out. A row that sees no key gets zeros. Memory is linear in L and S; about four forwards' time. heed::Error for additive
-// scores.
+// it; either may be left out. A row that sees no key gets zeros. Memory is linear in L and S, time about four
+// forwards'. heed::Error for additive scores.
 void jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, const Output& result);
 
 // The gradients wanted of double_backward, each with the shape and dtype of what it is the gradient of, except that
@@ -206,7 +206,8 @@ struct SecondGradients {
 // gradients of a loss that arrive at backward's results (dd.q at d_q, and so on), and `wanted` what they make of the
 // inputs and of what arrived at out and lse. out and lse are differentiated as functions of the inputs, not as numbers.
 // A row that sees no key gets and gives zeros. Weights are recomputed from lse, so memory stays linear in L and S.
-// About five times as slow as backward (2, 8, 1024, 1024, 64). heed::Error for additive scores, whose second derivative Heed does not have.
+// About five times as slow as backward (2, 8, 1024, 1024, 64). heed::Error for additive scores, whose second derivative
+// Heed does not have.
 void double_backward(const Attention& a, const Incoming& in, const Tangents& dd, const SecondGradients& wanted);
 
 // ---- The three steps on their own, dense, for looking inside: O(L*S) memory that you provide. ----
