@@ -151,6 +151,10 @@ MultiHeadAttentionImpl::MultiHeadAttentionImpl(MultiHeadAttentionOptions given)
   check_size(options.value_dim, "MultiHeadAttention", "value_dim");
   check_size(options.memory_dim, "MultiHeadAttention", "memory_dim");
   check_size(options.out_dim, "MultiHeadAttention", "out_dim");
+  if (!(options.dropout >= 0 && options.dropout < 1)) {
+    throw Error("MultiHeadAttention got dropout " + std::to_string(options.dropout) +
+                "; it must be at least 0 and below 1");
+  }
   if (options.heads % options.kv_heads != 0) {
     throw Error("MultiHeadAttention got " + std::to_string(options.kv_heads) + " kv_heads; " +
                 std::to_string(options.heads) + " heads need a divisor of " + std::to_string(options.heads));
@@ -176,7 +180,10 @@ KeyValue MultiHeadAttentionImpl::project_kv(const Tensor& memory) {
 
 Attended MultiHeadAttentionImpl::attend(const Tensor& query, const KeyValue& memory, const AttendOptions& attend) {
   const Tensor q = q_proj->forward(query);
-  const AttentionOptions how{.scale = options.scale, .bias = attend.bias, .mask = attend.mask};
+  const AttentionOptions how{.scale = options.scale,
+                             .bias = attend.bias,
+                             .mask = attend.mask,
+                             .dropout = is_training() ? options.dropout : 0.0};
   Attended result;
   result.out = out_proj->forward(packed_attention(q, memory.k, memory.v, options.heads, options.kv_heads, how).out);
   if (attend.want_weights) {

@@ -138,6 +138,7 @@ struct MultiHeadAttentionOptions {
   int64_t out_dim = 0;               // 0: embed_dim
   bool bias = true;                  // of all four projections
   std::optional<double> scale = {};  // 1/sqrt(head_dim)
+  double dropout = 0;                // of the weights; training only
 };
 
 // out = out_proj(heads of softmax(scale * q_proj(query) . k_proj(memory)) v_proj(memory)). Parameters have Hugging

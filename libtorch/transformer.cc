@@ -29,8 +29,10 @@ LayerNorm layer_norm(const TransformerLayerOptions& options) {
 }
 
 MultiHeadAttention multi_head(const TransformerLayerOptions& options) {
-  return MultiHeadAttention(
-      MultiHeadAttentionOptions{.embed_dim = options.dim, .heads = options.heads, .kv_heads = options.kv_heads});
+  return MultiHeadAttention(MultiHeadAttentionOptions{.embed_dim = options.dim,
+                                                      .heads = options.heads,
+                                                      .kv_heads = options.kv_heads,
+                                                      .dropout = options.attention_dropout});
 }
 
 TransformerLayerOptions completed(TransformerLayerOptions options) {
@@ -39,7 +41,7 @@ TransformerLayerOptions completed(TransformerLayerOptions options) {
     throw Error("a Transformer layer got dim " + std::to_string(options.dim) + " and ffn " +
                 std::to_string(options.ffn) + "; both must be at least 1");
   }
-  for (const double p : {options.dropout, options.activation_dropout}) {
+  for (const double p : {options.dropout, options.activation_dropout, options.attention_dropout}) {
     if (!(p >= 0 && p < 1)) {
       throw Error("a Transformer layer got dropout " + std::to_string(p) + "; it must be at least 0 and below 1");
     }

@@ -33,6 +33,7 @@ struct TransformerLayerOptions {
                                              // and the stack needs a LayerNorm of the caller's after its last layer
   double dropout = 0;                        // on each sublayer's output, before the residual sum; training only
   double activation_dropout = 0;             // between fc1 and fc2; training only
+  double attention_dropout = 0;              // of the weights of every attention; training only
   double layer_norm_eps = 1e-5;              //
 };
 

@@ -234,6 +234,7 @@ TEST(MultiHeadAttention, ErrorsNameTheNumbers) {
   expect_message([] { MultiHeadAttention(MultiHeadAttentionOptions{.embed_dim = 10, .heads = 3}); }, "embed_dim 10");
   expect_message([] { MultiHeadAttention(MultiHeadAttentionOptions{.embed_dim = 12, .heads = 4, .kv_heads = 3}); },
                  "3 kv_heads");
+  expect_message([] { MultiHeadAttention(MultiHeadAttentionOptions{.embed_dim = 12, .dropout = 1}); }, "dropout 1.0");
   expect_message([] { MultiHeadAttention(MultiHeadAttentionOptions{.heads = 4}); }, "embed_dim = 0");
   expect_message([] { AttentionPool(0); }, "dim = 0");
 }

@@ -4,6 +4,7 @@
 #include <heed/attention.h>
 #include <malloc.h>
 
+#include <cmath>
 #include <fstream>
 #include <string>
 
@@ -104,6 +105,38 @@ TEST(Memory, BackwardWithEveryOptionTakesLittle) {
     }
     set_threads(2);
   }
+}
+
+// The expression in a framework's operators makes a tensor of L x S x D, 17 GB here, several times.
+TEST(Memory, AdditiveScoresAtALengthTheExpressionCannot) {
+  if (kSanitized) GTEST_SKIP() << "AddressSanitizer multiplies memory and time";
+  const int64_t L = 4096, D = 256;
+  const Shape shape{1, 1, L, D}, rows{1, 1, L, 1}, one{1, 1, 1, D};
+  std::vector<float> q(L * D), k(q), v(q), out(q), d_q(q), d_k(q), d_v(q), w(D), d_w(D), lse(L);
+  uint32_t x = 1;
+  for (auto* t : {&q, &k, &v, &w})
+    for (float& y : *t) y = static_cast<float>((x = x * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1;
+  const Attention a{.q = tensor(q.data(), shape),
+                    .k = tensor(k.data(), shape),
+                    .v = tensor(v.data(), shape),
+                    .score = Score::additive,
+                    .w = tensor(w.data(), one)};
+  malloc_trim(0);
+  std::ofstream("/proc/self/clear_refs") << 5;
+  const double before = resident("VmRSS");
+  forward(a, {tensor(out.data(), shape), tensor(lse.data(), rows)});
+  backward(a, {tensor(out.data(), shape), tensor(lse.data(), rows), tensor(v.data(), shape)},
+           {tensor(d_q.data(), shape), tensor(d_k.data(), shape), tensor(d_v.data(), shape), tensor(d_w.data(), one)});
+  EXPECT_LT(resident("VmHWM") - before, 64);
+  EXPECT_GT(resident("VmHWM") - before, 1) << "the measurement measures";
+  // Every key's gradient comes from the same sums as the queries': both add up to the same.
+  double of_q = 0, of_k = 0, size = 0;
+  for (int64_t i = 0; i < L * D; ++i) {
+    of_q += d_q[i], of_k += d_k[i];
+    size += std::fabs(d_q[i]);
+  }
+  EXPECT_GT(size, 1);
+  EXPECT_NEAR(of_q, of_k, 1e-5 * size);
 }
 
 TEST(Memory, SecondDerivativesTakeLittle) {

@@ -236,9 +236,10 @@ TEST(LayerCache, SelectFollowsTheHypotheses) {
 
 TEST(Transformer, DropsOutOnlyWhileTraining) {
   torch::manual_seed(6);
-  for (const bool of_activations : {false, true}) {
+  for (const auto dropout : {&TransformerLayerOptions::dropout, &TransformerLayerOptions::activation_dropout,
+                             &TransformerLayerOptions::attention_dropout}) {
     TransformerLayerOptions options{.dim = 12, .heads = 3};
-    (of_activations ? options.activation_dropout : options.dropout) = 0.5;
+    options.*dropout = 0.5;
     TransformerEncoderLayer encoder(options);
     TransformerDecoderLayer decoder(options);
     const Tensor x = torch::randn({2, 6, 12});
