@@ -141,6 +141,18 @@ heed_mask* heed_mask_lengths(const int64_t* keys, size_t batch) {
     return heed::lengths(std::vector<int64_t>(keys, keys + batch));
   });
 }
+heed_mask* heed_mask_documents(const int64_t* lengths, size_t documents) {
+  return made([&] {
+    if (!lengths) throw heed::Error("the lengths are NULL; give one length for each document");
+    return heed::documents({std::vector<int64_t>(lengths, lengths + documents)});
+  });
+}
+heed_mask* heed_mask_prefix_lm(const int64_t* prefix, size_t batch) {
+  return made([&] {
+    if (!prefix) throw heed::Error("the prefixes are NULL; give one for each batch, or one for all");
+    return heed::prefix_lm(std::vector<int64_t>(prefix, prefix + batch));
+  });
+}
 heed_mask* heed_mask_and(const heed_mask* a, const heed_mask* b) {
   return made([&] { return (a ? a->mask : heed::Mask()) & (b ? b->mask : heed::Mask()); });
 }

@@ -65,6 +65,72 @@ class Lengths final : public Mask::Node {
   std::vector<int64_t> keys_;
 };
 
+// Numbers of which there is one for each batch, or one for all.
+template <class T>
+const T& of_batch(const std::vector<T>& all, int64_t batch) {
+  return all[all.size() == 1 ? 0 : batch];
+}
+template <class T>
+void check_batches(const char* mask, const std::vector<T>& all, const MaskShape& shape) {
+  const int64_t n = static_cast<int64_t>(all.size());
+  if (n != 1 && n != shape.batch)
+    throw Error(std::string(mask) + "() has " + std::to_string(n) + " entries but the batch is " +
+                std::to_string(shape.batch) + "; give one for each batch or one for all");
+}
+
+class Documents final : public Mask::Node {
+ public:
+  explicit Documents(const std::vector<std::vector<int64_t>>& lengths) {
+    for (const std::vector<int64_t>& list : lengths) {
+      std::vector<int64_t>& ends = ends_.emplace_back();
+      int64_t end = 0;
+      for (const int64_t length : list) ends.push_back(end = add(end, length));
+    }
+  }
+
+  Span row(const MaskShape& shape, int64_t batch, int64_t, int64_t query) const override {
+    const std::vector<int64_t>& ends = of_batch(ends_, batch);
+    const int64_t p = query + shape.keys - shape.queries;
+    const auto mine = std::upper_bound(ends.begin(), ends.end(), p);
+    if (p < 0 || mine == ends.end()) return {};
+    return {mine == ends.begin() ? 0 : mine[-1], *mine};
+  }
+  bool varies_by_batch() const override { return ends_.size() != 1; }
+  void check(const MaskShape& shape) const override {
+    check_batches("documents", ends_, shape);
+    for (size_t b = 0; b < ends_.size(); ++b)
+      if (!ends_[b].empty() && ends_[b].back() > shape.keys)
+        throw Error("documents() of batch " + std::to_string(b) + " add up to " + std::to_string(ends_[b].back()) +
+                    " keys but k has " + std::to_string(shape.keys) + "; give lengths that fit");
+  }
+  bool equals(const Node& other) const override {
+    const auto* o = dynamic_cast<const Documents*>(&other);
+    return o && ends_ == o->ends_;
+  }
+
+ private:
+  std::vector<std::vector<int64_t>> ends_;  // of each document, one past its last key
+};
+
+class Prefix final : public Mask::Node {
+ public:
+  Prefix(std::vector<int64_t> keys, std::optional<int64_t> offset) : keys_(std::move(keys)), causal_(-1, 0, offset) {}
+
+  Span row(const MaskShape& shape, int64_t batch, int64_t head, int64_t query) const override {
+    return {0, std::max(of_batch(keys_, batch), causal_.row(shape, batch, head, query).end)};
+  }
+  bool varies_by_batch() const override { return keys_.size() != 1; }
+  void check(const MaskShape& shape) const override { check_batches("prefix_lm", keys_, shape); }
+  bool equals(const Node& other) const override {
+    const auto* o = dynamic_cast<const Prefix*>(&other);
+    return o && keys_ == o->keys_ && causal_.equals(o->causal_);
+  }
+
+ private:
+  std::vector<int64_t> keys_;
+  Window causal_;
+};
+
 class Both final : public Mask::Node {
  public:
   Both(std::shared_ptr<const Mask::Node> a, std::shared_ptr<const Mask::Node> b) : a_(std::move(a)), b_(std::move(b)) {}
@@ -88,6 +154,14 @@ class Both final : public Mask::Node {
 };
 
 }  // namespace
+
+// Throws for a negative count of keys.
+static void check_counts(const char* mask, const std::vector<int64_t>& keys) {
+  for (size_t b = 0; b < keys.size(); ++b)
+    if (keys[b] < 0)
+      throw Error(std::string(mask) + "() has " + std::to_string(keys[b]) + " for batch " + std::to_string(b) +
+                  "; a length is 0 or more");
+}
 
 Span Mask::row(const MaskShape& shape, int64_t batch, int64_t head, int64_t query) const {
   if (!node_) return {0, shape.keys};
@@ -123,11 +197,22 @@ Mask window(int64_t left, int64_t right, std::optional<int64_t> offset) {
 }
 
 Mask lengths(std::vector<int64_t> keys) {
-  for (size_t b = 0; b < keys.size(); ++b)
-    if (keys[b] < 0)
-      throw Error("lengths() has " + std::to_string(keys[b]) + " for batch " + std::to_string(b) +
-                  "; a length is 0 or more");
+  check_counts("lengths", keys);
   return Mask(std::make_shared<Lengths>(std::move(keys)));
+}
+
+Mask documents(std::vector<std::vector<int64_t>> lengths) {
+  for (size_t b = 0; b < lengths.size(); ++b)
+    for (const int64_t n : lengths[b])
+      if (n < 0)
+        throw Error("documents() has a length of " + std::to_string(n) + " for batch " + std::to_string(b) +
+                    "; a length is 0 or more");
+  return Mask(std::make_shared<Documents>(lengths));
+}
+
+Mask prefix_lm(std::vector<int64_t> prefix, std::optional<int64_t> offset) {
+  check_counts("prefix_lm", prefix);
+  return Mask(std::make_shared<Prefix>(std::move(prefix), offset));
 }
 
 }  // namespace heed

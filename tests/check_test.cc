@@ -125,6 +125,14 @@ TEST_F(Check, ScaleAndMasks) {
   a.scale = INFINITY;
   EXPECT_EQ(forward_says(), "scale is inf; it must be a finite number");
   a.scale = {};
+  a.mask = documents({{3, 4}});
+  EXPECT_EQ(forward_says(), "documents() of batch 0 add up to 7 keys but k has 6; give lengths that fit");
+  a.mask = documents({{3}, {2, 4}, {1}});
+  EXPECT_EQ(forward_says(), "documents() has 3 entries but the batch is 2; give one for each batch or one for all");
+  a.mask = prefix_lm({});
+  EXPECT_EQ(forward_says(), "prefix_lm() has 0 entries but the batch is 2; give one for each batch or one for all");
+  EXPECT_EQ(said([] { documents({{1, -2}}); }), "documents() has a length of -2 for batch 0; a length is 0 or more");
+  EXPECT_EQ(said([] { prefix_lm({-1}); }), "prefix_lm() has -1 for batch 0; a length is 0 or more");
   a.mask = lengths({1, 2, 3}) & causal();
   EXPECT_EQ(forward_says(), "lengths() has 3 entries but the batch is 2; give one length for each batch");
   EXPECT_EQ(said([] { lengths({5, -1}); }), "lengths() has -1 for batch 1; a length is 0 or more");

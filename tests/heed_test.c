@@ -143,6 +143,32 @@ int main(void) {
     CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) != 0);
   }
 
+  /* The first document alone is what the first lengths see; a prefix of all keys hides nothing. */
+  {
+    int64_t first[1], every[1];
+    const heed_mask* before = a.mask;
+    heed_mask *documents, *prefix;
+    first[0] = 2;
+    every[0] = S;
+    documents = heed_mask_documents(first, 1);
+    prefix = heed_mask_prefix_lm(every, 1);
+    CHECK(documents != NULL && prefix != NULL);
+    a.mask = prefix;
+    CHECK(heed_forward(&a, heed_dense_f32(again, B, H, L, E), heed_none()) == HEED_OK);
+    a.mask = NULL;
+    CHECK(heed_forward(&a, heed_dense_f32(out, B, H, L, E), heed_none()) == HEED_OK);
+    CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) == 0);
+    a.mask = documents;
+    CHECK(heed_forward(&a, heed_dense_f32(again, B, H, L, E), heed_none()) == HEED_OK);
+    CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) != 0);
+    CHECK(heed_mask_documents(NULL, 1) == NULL);
+    CHECK(heed_mask_prefix_lm(NULL, 1) == NULL);
+    a.mask = before;
+    CHECK(heed_forward(&a, heed_dense_f32(out, B, H, L, E), heed_dense_f32(lse, B, H, L, 1)) == HEED_OK);
+    heed_mask_free(documents);
+    heed_mask_free(prefix);
+  }
+
   /* Errors: a status, a sentence with both numbers, and nothing written. */
   out[0] = 42;
   bad = a.k;

@@ -85,6 +85,22 @@ inline std::vector<Drawn> lattice(uint32_t seed) {
         c.mask = lengths(n), mask = "lengths";
         break;
       }
+      case 5: {
+        // Some long, some of one key or none, and now and then keys behind the last one.
+        std::vector<std::vector<int64_t>> all_of(random() % 2 ? 1 : c.B);
+        for (auto& one : all_of)
+          for (int64_t left = S; left > 0 && random() % 9; left -= one.back())
+            one.push_back(std::min<int64_t>(left, one_of(0, 1, 7, 40, 150)));
+        c.mask = documents(all_of), mask = "documents";
+        if (random() % 2) c.mask = c.mask & causal(), mask += " causal";
+        break;
+      }
+      case 6: {
+        std::vector<int64_t> n(random() % 2 ? 1 : c.B);
+        for (int64_t& x : n) x = random() % (S + 2);
+        c.mask = prefix_lm(n), mask = "prefix";
+        break;
+      }
     }
     if (random() % 3 == 0 && L > 0 && S > 0)
       c.bias = {one_of(int64_t{1}, c.B), one_of(int64_t{1}, c.Hq), one_of(int64_t{1}, L), one_of(int64_t{1}, S, S)};

@@ -84,16 +84,6 @@ TEST(Plan, NothingIsAllocatedAfterTheFirstCall) {
   set_threads(2);
 }
 
-TEST(Plan, MasksThatAreMadeAlikeAreEqual) {
-  EXPECT_TRUE((causal() & window(3, 4)) == (causal() & window(3, 4)));
-  EXPECT_TRUE(lengths({1, 2}) == lengths({1, 2}));
-  EXPECT_TRUE(Mask() == Mask());
-  EXPECT_FALSE(lengths({1, 2}) == lengths({1, 3}));
-  EXPECT_FALSE(causal() == causal(0));
-  EXPECT_FALSE(causal() == Mask());
-  EXPECT_FALSE((causal() & lengths({1})) == causal());
-}
-
 TEST(Plan, ServesOneCallAtATime) {
   // A call from inside a call with the same plan: the executor is where one gets hold of the thread.
   struct Inside final : Executor {

@@ -251,9 +251,8 @@ TEST(Engine, AgainstTheReference) {
       for (const Wanted& one : wanted) {
         // A slope's gradient has the keys' distance as a factor, and so has what a slope's tangent makes of scores.
         const double far = static_cast<double>(std::max(c.L, c.S));
-        double tolerance = kSecond;
-        if (members[&one - wanted.data()] == &SecondGradients::d_alibi)
-          tolerance *= (1 + far / 16) * (along[kAlibi].given() ? 1 + far / 64 : 1);
+        double tolerance = kSecond * (along[kAlibi].given() ? 1 + far / 64 : 1);
+        if (members[&one - wanted.data()] == &SecondGradients::d_alibi) tolerance *= 1 + far / 16;
         EXPECT_LT(one.error(), tolerance) << one.name;
         most = std::fmax(most, one.error());
       }

@@ -55,8 +55,11 @@ heed_mask* heed_mask_causal_offset(int64_t offset);
 heed_mask* heed_mask_window(int64_t left, int64_t right); /* -1: unbounded side */
 heed_mask* heed_mask_window_offset(int64_t left, int64_t right, int64_t offset);
 heed_mask* heed_mask_lengths(const int64_t* keys, size_t batch);
-heed_mask* heed_mask_and(const heed_mask* a, const heed_mask* b); /* a new mask; a and b stay yours */
-void heed_mask_free(heed_mask* mask);                             /* NULL is fine */
+/* Documents of these lengths, one after the other, the same in every batch. */
+heed_mask* heed_mask_documents(const int64_t* lengths, size_t documents);
+heed_mask* heed_mask_prefix_lm(const int64_t* prefix, size_t batch); /* one prefix for each batch, or one for all */
+heed_mask* heed_mask_and(const heed_mask* a, const heed_mask* b);    /* a new mask; a and b stay yours */
+void heed_mask_free(heed_mask* mask);                                /* NULL is fine */
 
 /* Runs work in parallel with threads of yours: must call task(context, i) once for each i in [0, tasks) and return when
  * all are done, and must accept calls from several threads at once. run == NULL: Heed's own threads. */

@@ -68,4 +68,15 @@ Mask window(int64_t left, int64_t right, std::optional<int64_t> offset = std::nu
 // S means all of them. Throws heed::Error for a negative count.
 Mask lengths(std::vector<int64_t> keys);
 
+// Packed sequences: documents of these lengths follow each other, one list for each batch or one for all, and with
+// p = i + S - L query i sees the keys of the document that position p is in. Positions behind the last document see
+// nothing and are not seen. With causal(): each document on its own, causal. Throws heed::Error for a negative length;
+// the lengths of a list may add up to at most S.
+Mask documents(std::vector<std::vector<int64_t>> lengths);
+
+// Prefix language model (Raffel et al. 2020): query i sees key j iff j < prefix[b] or j <= i + offset (as for causal):
+// the first keys in both directions, the rest causal. One prefix for each batch, or one for all; one above S means all
+// keys. Throws heed::Error for a negative one.
+Mask prefix_lm(std::vector<int64_t> prefix, std::optional<int64_t> offset = std::nullopt);
+
 }  // namespace heed
