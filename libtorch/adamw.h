@@ -21,8 +21,8 @@ struct AdamWOptions {
 };
 
 // Loshchilov & Hutter 2019, the same update as torch::optim::AdamW, with clipping and averaging in one walk over pieces
-// that fit the cache; its bits do not depend on the number of threads. On trial (docs/design.md, section 5): no clear
-// gain in time over LibTorch's has been measured.
+// that fit the cache; its bits do not depend on the number of threads. What it gains over LibTorch's: docs/design.md,
+// section 5.
 //
 // The running mean is that of Shamir & Zhang 2013 (polynomial-decay averaging): after step t,
 // mean += (w - mean) * min(1, average / (t + average - 1)). Its window grows with the run, so one setting does for a
