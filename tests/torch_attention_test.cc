@@ -1,6 +1,7 @@
 // libtorch/attention.cc: values and gradients against the formula in LibTorch's own operators.
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -349,6 +350,35 @@ TEST(TorchAttention, RecordsOnlyWhatIsAsked) {
   loss.backward();
   EXPECT_TRUE(torch::equal(both[0], q.grad()));
   EXPECT_THROW(loss.backward(), c10::Error);  // freed: LibTorch's own message
+}
+
+// LibTorch's own allocator, which writes down what it is asked for.
+struct Recording final : at::Allocator {
+  at::Allocator* base = c10::GetCPUAllocator();
+  mutable std::multiset<size_t> sizes;
+
+  Recording() { c10::SetCPUAllocator(this, /*priority=*/1); }
+  ~Recording() override { c10::SetCPUAllocator(base, /*priority=*/1); }
+  at::DataPtr allocate(size_t n) const override {
+    sizes.insert(n);
+    return base->allocate(n);
+  }
+  at::DeleterFnPtr raw_deleter() const override { return base->raw_deleter(); }
+};
+
+TEST(TorchAttention, WhatNeedsNoGradientGetsNoMemory) {
+  // Each tensor has a size of its own.
+  const std::vector<Tensor> leaves{torch::randn({1, 2, 11, 8}), torch::randn({1, 2, 13, 8}),
+                                   torch::randn({1, 2, 13, 5}), torch::randn({1, 2, 11, 13})};
+  for (size_t wanted = 0; wanted < leaves.size(); ++wanted) {
+    std::vector<Tensor> in;
+    for (size_t i = 0; i < leaves.size(); ++i) in.push_back(leaves[i].clone().set_requires_grad(i == wanted));
+    const Tensor out = attention(in[0], in[1], in[2], {.bias = in[3]}).out, d_out = torch::ones_like(out);
+    const Recording recording;
+    torch::autograd::grad({out}, {in[wanted]}, {d_out});
+    for (size_t i = 0; i < leaves.size(); ++i)
+      EXPECT_EQ(recording.sizes.count(leaves[i].nbytes()), i == wanted ? 1u : 0u) << i << " while " << wanted;
+  }
 }
 
 TEST(TorchAttention, HoldsNothingAfterwards) {
