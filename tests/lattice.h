@@ -174,6 +174,7 @@ struct Wanted {
   DType dtype;
   Numbers got;
   std::vector<double> exact;
+  double scale = 1;  // what errors are relative to, if it is more than the largest value
 
   Wanted(const char* name, Shape shape, DType dtype, std::mt19937& random)
       : name(name), dtype(dtype), got(shape, dtype, random, 1), exact(got.f32.size() + 1) {}
@@ -181,9 +182,9 @@ struct Wanted {
     std::fill(got.f32.begin(), got.f32.end(), NAN);
     std::fill(got.narrow.begin(), got.narrow.end(), 0xFFFF);
   }
-  // The largest error, one rounding of the result aside, relative to the largest value.
+  // The largest error, one rounding of the result aside, relative to the largest value or the scale.
   double error() const {
-    double worst = 0, size = 1;
+    double worst = 0, size = scale;
     for (const double y : exact) size = std::fmax(size, std::fabs(y));
     for (size_t i = 0; i < got.f32.size(); ++i) {
       const double off = std::fmax(0, std::fabs(widened(got, i) - exact[i]) - rounding(dtype, exact[i])) / size;
