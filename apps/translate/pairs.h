@@ -73,8 +73,8 @@ struct Split {
 
 // Holds out about `fraction` of the pairs. Which ones depends on a hash of split_key(source) and nothing else, so it is
 // the same on every machine, does not change for old pairs when new ones are added, and sources that are nearly the
-// same never fall on different sides. To split again what a split has left, take another salt: with the same one nothing
-// more would be held out. Throws heed::Error unless 0 <= fraction <= 1.
+// same never fall on different sides. To split again what a split has left, take another salt: with the same one
+// nothing more would be held out. Throws heed::Error unless 0 <= fraction <= 1.
 Split split_pairs(std::span<const Pair> pairs, double fraction, uint64_t salt = 0);
 
 }  // namespace heed::translate
