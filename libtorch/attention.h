@@ -32,7 +32,7 @@ struct AttentionResult {
 
 // q [B, Hq, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv], all float32, float16 or bfloat16, or float64 for gradient
 // checks (slow). w has their dtype; bias, alibi and sinks have it or are float32. Differentiable in all of these,
-// through out and through lse; an input that needs no gradient costs nothing. Memory is linear in L and S. Under
+// through out and through lse; an input that needs no gradient gets no memory and no work of its own. Memory is linear in L and S. Under
 // LibTorch's autocast on CPU, q, k, v and w are cast to its dtype, as for LibTorch's own products; a float32 bias,
 // alibi or sinks stays as exact as it is. Throws heed::Error for shapes or dtypes that do not fit.
 AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,

@@ -78,6 +78,14 @@ void check_batches(const char* mask, const std::vector<T>& all, const MaskShape&
                 std::to_string(shape.batch) + "; give one for each batch or one for all");
 }
 
+// Throws for a negative count of keys.
+void check_counts(const char* mask, const std::vector<int64_t>& keys) {
+  for (size_t b = 0; b < keys.size(); ++b)
+    if (keys[b] < 0)
+      throw Error(std::string(mask) + "() has " + std::to_string(keys[b]) + " for batch " + std::to_string(b) +
+                  "; a length is 0 or more");
+}
+
 class Documents final : public Mask::Node {
  public:
   explicit Documents(const std::vector<std::vector<int64_t>>& lengths) {
@@ -154,14 +162,6 @@ class Both final : public Mask::Node {
 };
 
 }  // namespace
-
-// Throws for a negative count of keys.
-static void check_counts(const char* mask, const std::vector<int64_t>& keys) {
-  for (size_t b = 0; b < keys.size(); ++b)
-    if (keys[b] < 0)
-      throw Error(std::string(mask) + "() has " + std::to_string(keys[b]) + " for batch " + std::to_string(b) +
-                  "; a length is 0 or more");
-}
 
 Span Mask::row(const MaskShape& shape, int64_t batch, int64_t head, int64_t query) const {
   if (!node_) return {0, shape.keys};

@@ -198,4 +198,43 @@ struct Wanted {
   }
 };
 
+// The gradients a test asks for, of any of a struct G of gradients.
+template <class G>
+struct Asked {
+  std::vector<Wanted> all;
+  std::vector<Tensor G::*> members;  // where each is in G
+  G g, exact;                        // the same views in the dtypes they have, and in double
+
+  Asked() { all.reserve(8); }  // the views point into it
+  // sum: over many elements, and so f32 beside f16 and bf16.
+  void want(const char* name, Tensor G::*member, const Numbers& of, DType dtype, std::mt19937& random,
+            bool sum = false) {
+    if (!of.given()) return;
+    Wanted& one = all.emplace_back(name, of.shape, sum ? DType::f32 : dtype, random);
+    members.push_back(member);
+    g.*member = one.got.write();
+    exact.*member = tensor(one.exact.data(), of.shape);
+  }
+  void poison() {
+    for (Wanted& one : all) one.poison();
+  }
+};
+
+// What a backward of a drawn problem gets; d_lse is there in about half of them.
+struct Arriving {
+  Shape so, sl;
+  Numbers out, d_out, lse, d_lse;
+
+  Arriving(const Drawn& c, std::mt19937& random)
+      : so{c.B, c.Hq, c.L, c.Dv},
+        sl{c.B, c.Hq, c.L, 1},
+        out(so, c.dtype, random, 1),
+        d_out(so, c.dtype, random, 1),
+        lse(sl, DType::f32, random, 1) {
+    if (random() % 2) d_lse = Numbers(sl, DType::f32, random, 1);
+  }
+  Output result() { return {out.write(), lse.write()}; }
+  Incoming in() { return {out.write(), lse.write(), d_out.write(), d_lse.write()}; }
+};
+
 }  // namespace heed::testing

@@ -17,6 +17,8 @@
 namespace heed {
 namespace {
 
+using heed::testing::Arriving;
+using heed::testing::Asked;
 using heed::testing::Drawn;
 using heed::testing::Given;
 using heed::testing::lattice;
@@ -130,63 +132,52 @@ TEST(Lattice, BackwardAgainstTheReference) {
     std::mt19937 random(8);
     Given given(c, random);
     const Attention a = given.problem(c);
-    const Shape so{c.B, c.Hq, c.L, c.Dv}, sl{c.B, c.Hq, c.L, 1};
-    Numbers out(so, c.dtype, random, 1), d_out(so, c.dtype, random, 1), lse(sl, DType::f32, random, 1), d_lse;
-    if (random() % 2) d_lse = Numbers(sl, DType::f32, random, 1);
-    const Incoming in{out.write(), lse.write(), d_out.write(), d_lse.write()};
-    const Problem p = check_forward(a, {out.write(), lse.write()});
-    forward(a, {out.write(), lse.write()});
+    Arriving x(c, random);
+    const Incoming in = x.in();
+    const Problem p = check_forward(a, x.result());
+    forward(a, x.result());
 
     // Every gradient of a score has the row's out . d_out - d_lse in it, and out came rounded to its dtype. What that
     // rounding does to the product is no error of the backward: the reference is told of it as a part of d_lse.
-    std::vector<double> exact_out(out.f32.size() + 1), told(lse.f32.size() + 1);
-    reference::forward(p, {tensor(exact_out.data(), so), {}});
-    for (size_t row = 0; row < lse.f32.size(); ++row) {
-      told[row] = d_lse.given() ? d_lse.f32[row] : 0;
+    std::vector<double> exact_out(x.out.f32.size() + 1), told(x.lse.f32.size() + 1);
+    reference::forward(p, {tensor(exact_out.data(), x.so), {}});
+    for (size_t row = 0; row < x.lse.f32.size(); ++row) {
+      told[row] = x.d_lse.given() ? x.d_lse.f32[row] : 0;
       for (int64_t i = static_cast<int64_t>(row) * c.Dv; i < static_cast<int64_t>(row + 1) * c.Dv; ++i)
-        told[row] -= (widened(out, i) - exact_out[i]) * widened(d_out, i);
+        told[row] -= (widened(x.out, i) - exact_out[i]) * widened(x.d_out, i);
     }
     Incoming exact_in = in;
-    exact_in.d_lse = tensor(told.data(), sl);
+    exact_in.d_lse = tensor(told.data(), x.sl);
 
-    std::vector<Wanted> wanted;
-    std::vector<Tensor Gradients::*> members;
-    wanted.reserve(7);
-    Gradients g, exact_g;
-    const auto want = [&](const char* name, Tensor Gradients::*member, const Numbers& of, bool sum = false) {
-      if (!of.given()) return;
-      Wanted& x = wanted.emplace_back(name, of.shape, sum ? DType::f32 : c.dtype, random);
-      members.push_back(member);
-      g.*member = x.got.write();
-      exact_g.*member = tensor(x.exact.data(), of.shape);
-    };
-    want("d_q", &Gradients::d_q, given.q);
-    want("d_k", &Gradients::d_k, given.k);
-    want("d_v", &Gradients::d_v, given.v);
-    want("d_w", &Gradients::d_w, given.w, true);
-    want("d_bias", &Gradients::d_bias, given.bias, true);
-    want("d_alibi", &Gradients::d_alibi, given.alibi, true);
-    want("d_sinks", &Gradients::d_sinks, given.sinks, true);
-    reference::backward(p, exact_in, exact_g);
+    Asked<Gradients> asked;
+    asked.want("d_q", &Gradients::d_q, given.q, c.dtype, random);
+    asked.want("d_k", &Gradients::d_k, given.k, c.dtype, random);
+    asked.want("d_v", &Gradients::d_v, given.v, c.dtype, random);
+    asked.want("d_w", &Gradients::d_w, given.w, c.dtype, random, true);
+    asked.want("d_bias", &Gradients::d_bias, given.bias, c.dtype, random, true);
+    asked.want("d_alibi", &Gradients::d_alibi, given.alibi, c.dtype, random, true);
+    asked.want("d_sinks", &Gradients::d_sinks, given.sinks, c.dtype, random, true);
+    reference::backward(p, exact_in, asked.exact);
 
     for (const std::string& t : targets()) {
       SCOPED_TRACE(t);
       set_target(t);
-      for (Wanted& x : wanted) x.poison();
-      backward(a, in, g);
-      for (const Wanted& x : wanted) {
+      asked.poison();
+      backward(a, in, asked.g);
+      for (size_t i = 0; i < asked.all.size(); ++i) {
+        const Wanted& one = asked.all[i];
         // Some tens of roundings of 6e-8, of scores up to 30. A slope's gradient multiplies them by the keys' distance,
         // while the rest of it nearly cancels.
-        const bool distances = members[&x - wanted.data()] == &Gradients::d_alibi;
-        EXPECT_LT(x.error(), 2e-5 * (distances ? 1 + static_cast<double>(c.S) / 16 : 1)) << x.name;
+        const bool distances = asked.members[i] == &Gradients::d_alibi;
+        EXPECT_LT(one.error(), 2e-5 * (distances ? 1 + static_cast<double>(c.S) / 16 : 1)) << one.name;
       }
       // What is wanted has the same bits without the rest.
-      for (size_t i = 0; i < wanted.size(); ++i) {
-        Numbers alone(wanted[i].got.shape, wanted[i].dtype, random, 1);
+      for (size_t i = 0; i < asked.all.size(); ++i) {
+        Numbers alone(asked.all[i].got.shape, asked.all[i].dtype, random, 1);
         Gradients one;
-        one.*members[i] = alone.write();
+        one.*asked.members[i] = alone.write();
         backward(a, in, one);
-        EXPECT_TRUE(wanted[i].same(alone)) << wanted[i].name << " alone";
+        EXPECT_TRUE(asked.all[i].same(alone)) << asked.all[i].name << " alone";
       }
     }
     set_target(targets()[0]);

@@ -14,6 +14,8 @@
 namespace heed {
 namespace {
 
+using heed::testing::Arriving;
+using heed::testing::Asked;
 using heed::testing::Data;
 using heed::testing::Drawn;
 using heed::testing::Given;
@@ -207,9 +209,7 @@ TEST(Engine, AgainstTheReference) {
     std::mt19937 random(index);
     Given x(c, random);
     const Attention a = x.problem(c);
-    const Shape so{c.B, c.Hq, c.L, c.Dv}, sl{c.B, c.Hq, c.L, 1};
-    Numbers out(so, c.dtype, random, 1), d_out(so, c.dtype, random, 1), lse(sl, DType::f32, random, 1), d_lse;
-    if (random() % 2) d_lse = Numbers(sl, DType::f32, random, 1);
+    Arriving arriving(c, random);
     // A tangent of most inputs that are there.
     Numbers along[6];
     const Numbers* of[6] = {&x.q, &x.k, &x.v, &x.bias, &x.alibi, &x.sinks};
@@ -217,35 +217,26 @@ TEST(Engine, AgainstTheReference) {
       const DType dtype = i >= kBias && random() % 2 ? DType::f32 : c.dtype;
       if (of[i]->given() && random() % 4) along[i] = Numbers(of[i]->shape, dtype, random, i == kAlibi ? 0.1f : 1);
     }
-    const Incoming in{out.write(), lse.write(), d_out.write(), d_lse.write()};
+    const Incoming in = arriving.in();
     const Tangents dd{along[kQ].write(),    along[kK].write(),     along[kV].write(),
                       along[kBias].write(), along[kAlibi].write(), along[kSinks].write()};
 
-    std::vector<Wanted> wanted;
-    std::vector<Tensor SecondGradients::*> members;
-    wanted.reserve(kAll);
-    SecondGradients g, exact_g;
-    const auto want = [&](const char* name, Tensor SecondGradients::*member, const Numbers& of, bool sum = false) {
-      if (!of.given()) return;
-      Wanted& one = wanted.emplace_back(name, of.shape, sum ? DType::f32 : c.dtype, random);
-      members.push_back(member);
-      g.*member = one.got.write();
-      exact_g.*member = tensor(one.exact.data(), of.shape);
-    };
-    want("d_q", &SecondGradients::d_q, x.q);
-    want("d_k", &SecondGradients::d_k, x.k);
-    want("d_v", &SecondGradients::d_v, x.v);
-    want("d_bias", &SecondGradients::d_bias, x.bias, true);
-    want("d_alibi", &SecondGradients::d_alibi, x.alibi, true);
-    want("d_sinks", &SecondGradients::d_sinks, x.sinks, true);
-    want("d_d_out", &SecondGradients::d_d_out, d_out);
-    want("d_d_lse", &SecondGradients::d_d_lse, lse, true);
-    const Problem p = check_double_backward(a, in, dd, g);
-    reference::double_backward(p, in, dd, exact_g);
+    Asked<SecondGradients> asked;
+    asked.want("d_q", &SecondGradients::d_q, x.q, c.dtype, random);
+    asked.want("d_k", &SecondGradients::d_k, x.k, c.dtype, random);
+    asked.want("d_v", &SecondGradients::d_v, x.v, c.dtype, random);
+    asked.want("d_bias", &SecondGradients::d_bias, x.bias, c.dtype, random, true);
+    asked.want("d_alibi", &SecondGradients::d_alibi, x.alibi, c.dtype, random, true);
+    asked.want("d_sinks", &SecondGradients::d_sinks, x.sinks, c.dtype, random, true);
+    asked.want("d_d_out", &SecondGradients::d_d_out, arriving.d_out, c.dtype, random);
+    asked.want("d_d_lse", &SecondGradients::d_d_lse, arriving.lse, c.dtype, random, true);
+    std::vector<Wanted>& wanted = asked.all;
+    const Problem p = check_double_backward(a, in, dd, asked.g);
+    reference::double_backward(p, in, dd, asked.exact);
     // A slope's gradient is a sum over pairs of (gradient of the score) * distance that nearly cancels: its error is
     // relative to what it would be if nothing did. As the gradient of a bias of every pair's own, that of each score.
     for (size_t i = 0; i < wanted.size(); ++i) {
-      if (members[i] != &SecondGradients::d_alibi) continue;
+      if (asked.members[i] != &SecondGradients::d_alibi) continue;
       const Shape pairs{c.B, c.Hq, c.L, c.S};
       std::vector<double> bias(c.B * c.Hq * c.L * c.S + 1), of_scores(bias.size());
       Attention with = a;
@@ -269,26 +260,26 @@ TEST(Engine, AgainstTheReference) {
       SCOPED_TRACE(t);
       set_target(t);
       ASSERT_EQ(target(), t);  // the code that answers is the code that runs
-      forward(a, {out.write(), lse.write()});
-      for (Wanted& one : wanted) one.poison();
-      double_backward(a, in, dd, g);
+      forward(a, arriving.result());
+      asked.poison();
+      double_backward(a, in, dd, asked.g);
       for (const Wanted& one : wanted) {
         // What a slope's tangent makes of scores has the keys' distance as a factor.
         const double far = static_cast<double>(std::max(c.L, c.S));
-        const bool slope = members[&one - wanted.data()] == &SecondGradients::d_alibi;
+        const bool slope = asked.members[&one - wanted.data()] == &SecondGradients::d_alibi;
         EXPECT_LT(one.error(), slope ? kSlope : kSecond * (along[kAlibi].given() ? 1 + far / 64 : 1)) << one.name;
         most = std::fmax(most, one.error());
       }
       // jvp is d_out's and lse's part of it.
-      Numbers t_out(so, c.dtype, random, 1), t_lse(sl, DType::f32, random, 1);
-      jvp(a, lse.write(), dd, {t_out.write(), t_lse.write()});
+      Numbers t_out(arriving.so, c.dtype, random, 1), t_lse(arriving.sl, DType::f32, random, 1);
+      jvp(a, arriving.lse.write(), dd, {t_out.write(), t_lse.write()});
       EXPECT_TRUE(wanted[wanted.size() - 2].same(t_out));
       EXPECT_TRUE(wanted.back().same(t_lse));
       // What is not wanted is not written, and what is comes out the same without the rest.
       for (size_t i = index % 3; i < wanted.size(); i += 3) {
         Numbers alone(wanted[i].got.shape, wanted[i].dtype, random, 1);
         SecondGradients one;
-        one.*members[i] = alone.write();
+        one.*asked.members[i] = alone.write();
         double_backward(a, in, dd, one);
         EXPECT_TRUE(wanted[i].same(alone)) << wanted[i].name << " alone";
       }

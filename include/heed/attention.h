@@ -190,7 +190,7 @@ void jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, c
 
 // The gradients wanted of double_backward, each with the shape and dtype of what it is the gradient of, except that
 // d_bias, d_alibi and d_sinks are f32 for f16 and bf16 tensors, as in Gradients. All are overwritten. A view without
-// data is not computed and costs nothing.
+// data is not computed.
 struct SecondGradients {
   Tensor d_q = {};
   Tensor d_k = {};
