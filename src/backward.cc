@@ -123,8 +123,8 @@ struct Backward : GradientRows<T> {
   // ---- Before the blocks: what a tile's rows carry ----
 
   void start_tile(int64_t b, int64_t hkv, int64_t t, const Head& mine) const {
-    const Tile& tile = tiling.tile(b, t);
-    plan.back.next[(b * p.Hkv + hkv) * tiles + t].store(static_cast<int32_t>(tile.keys.begin / kBlockKeys),
+    const Tile& tile = tiling.tile(b, hkv, t);
+    plan.back.next[(b * p.Hkv + hkv) * tiles + t].store(static_cast<int32_t>(tile.first_block()),
                                                         std::memory_order_release);
     if (g.d_bias.data && !keyed(g.d_bias))
       std::fill_n(row_sums(kOfBias, b, hkv) + tile.row0, tile.row1 - tile.row0, 0.0f);
@@ -150,7 +150,7 @@ struct Backward : GradientRows<T> {
 
   void block(int64_t b, int64_t hkv, int64_t c, const Head& mine, Work& w) const {
     const int64_t key0 = c * kBlockKeys, keys = std::min(kBlockKeys, p.S - key0);
-    const Span seen = this->seen_of(b, key0);
+    const Span seen = this->seen_of(b, hkv, key0);
     if (seen.begin < seen.end) {
       const T *k = head(p.a.k, b, hkv) + key0 * p.a.k.stride[2], *v = head(p.a.v, b, hkv) + key0 * p.a.v.stride[2];
       PackPanels(k, p.a.k.stride[2], seen.begin, seen.end, p.D, w.k_panels);
@@ -167,7 +167,7 @@ struct Backward : GradientRows<T> {
 
     bool fresh = true;  // the first tile sets the block's sums
     for (int64_t t = 0; t < tiles; ++t)
-      if (tiling.tile(b, t).cover(key0, key0 + keys) != Cover::empty) {
+      if (tiling.tile(b, hkv, t).cover(key0, key0 + keys) != Cover::empty) {
         if (fresh && g.d_k.data && !kDot) std::fill_n(w.dk, round_up(keys, kWidestPanel) * p.D, 0.0f);
         tile(b, hkv, c, t, keys, fresh, mine, w);
         fresh = false;
@@ -195,7 +195,7 @@ struct Backward : GradientRows<T> {
   // ---- One tile of rows against one block ----
 
   void tile(int64_t b, int64_t hkv, int64_t c, int64_t t, int64_t keys, bool fresh, const Head& mine, Work& w) const {
-    const Tile& tile = tiling.tile(b, t);
+    const Tile& tile = tiling.tile(b, hkv, t);
     const int64_t key0 = c * kBlockKeys;
     Patch patch = this->patch_of(tile, {key0, keys, w.k_panels, nullptr, 0, 0, 0});
     const Span* spans = patch.spans;
@@ -204,8 +204,8 @@ struct Backward : GradientRows<T> {
     for (int64_t r = 0, n; r < patch.rows; r += n) {
       n = NextGroup(patch.rows - r);
       const int64_t x = tile.row0 + r;
-      const Sight sight = this->enter(b, patch, r, n, mine.lse2 + tile.row0, {w.s, w.ds});
-      const bool first = c == tile.keys.begin / kBlockKeys;
+      const Sight sight = this->enter(b, hkv, patch, r, n, mine.lse2 + tile.row0, {w.s, w.ds});
+      const bool first = c == tile.first_block();
       if (sight.width == 0) {
         if (first && g.d_q.data && kDot) std::fill_n(mine.dq + x * Dp, n * Dp, 0.0f);
         continue;
@@ -217,22 +217,23 @@ struct Backward : GradientRows<T> {
       if (to_scores) {
         const Product dp{w.d_out + r * d_out_row, d_out_row,  w.v_panels, kPanel, p.Dv * kPanel,
                          w.ds + r * kBackStride,  kBackStride};
-        StripOf<false, false>(n, dp, 0, {0, p.Dv}, nullptr, v0, v1);
+        StripOf<false>(n, dp, 0, {0, p.Dv}, v0, v1);
       }
       this->fetch(*w.next, streams);
-      for (int64_t i = 0; i < n; ++i) row(b, hkv, x + i, r + i, key0, sight.first, sight.width, spans[r + i], mine, w);
+      for (int64_t i = 0; i < n; ++i) row(b, hkv, x + i, r + i, key0, sight, sight.holes_of(i), spans[r + i], mine, w);
       this->fetch(*w.next, streams);
-      if (to_inputs) to_queries(tile, r, n, spans, first, mine, w);
+      if (to_inputs) to_queries(tile, r, n, spans, sight.holes_of(0), first, mine, w);
     }
     if (g.d_v.data)  // dv_j += sum over i of p_ij d_out_i: p read the other way round
       this->to_keys(patch, w.s, w.d_out, d_out_row, w.dv, Dvp, fresh);
     if (g.d_k.data && kDot)  // dk_j += sum over i of ds_ij q_i
       this->to_keys(patch, w.ds, w.q, Dp, w.dk, Dp, fresh);
 
-    if (g.d_q.data && c == (tile.keys.end - 1) / kBlockKeys)
+    if (g.d_q.data && c + 1 == tile.end_block())
       for (int64_t x = tile.row0; x < tile.row1; ++x)
         NarrowRow(mine.dq + x * Dp, p.D, dq_factor, row_of(g.d_q, b, head_of(hkv, x), query(x)));
-    plan.back.next[(b * p.Hkv + hkv) * tiles + t].store(static_cast<int32_t>(c + 1), std::memory_order_release);
+    plan.back.next[(b * p.Hkv + hkv) * tiles + t].store(static_cast<int32_t>(tile.next_block(c + 1)),
+                                                        std::memory_order_release);
   }
 
   // q and d_out of the tile's rows as f32.
@@ -250,13 +251,15 @@ struct Backward : GradientRows<T> {
   }
 
   // Row x of the head, r of the tile: weights and the gradients of its scores; what bias and ALiBi's slope get of them.
-  void row(int64_t b, int64_t hkv, int64_t x, int64_t r, int64_t key0, int64_t first, int64_t width, Span span,
+  void row(int64_t b, int64_t hkv, int64_t x, int64_t r, int64_t key0, const Sight& sight, const Bits* bits, Span span,
            const Head& mine, const Work& w) const {
+    const int64_t first = sight.first, width = sight.width;
     float *s = w.s + r * kBackStride + first, *ds = w.ds + r * kBackStride + first;
     const Span inside{span.begin - first, span.end - first};
     const bool sees = span.begin < span.end;
     const Finish finish = this->finish_of(b, hkv, x, key0 + first, inside, w.bias);
     FinishScores(s, inside, width, finish, w.slope);
+    if (bits) HideKeys(s, first, width, *bits);
     const float lse2 = sees ? mine.lse2[x] : 0.0f;
     if (p.a.dropout > 0)
       WeightsAndGradient<true>(s, ds, width, lse2, mine.delta[x], this->drop_of(b, hkv, x, key0 + first), keep);
@@ -272,12 +275,13 @@ struct Backward : GradientRows<T> {
     if (finish.cap2 > 0) MultiplyRow(ds, width, w.slope);  // d cap(s) / d s = 1 - tanh^2
   }
 
-  void to_queries(const Tile& tile, int64_t r, int64_t n, const Span* spans, bool fresh, const Head& mine,
-                  const Work& w) const {
+  void to_queries(const Tile& tile, int64_t r, int64_t n, const Span* spans, const Bits* bits, bool fresh,
+                  const Head& mine, const Work& w) const {
     const ScoreGradient back{w.ds,
                              p.group,
                              tile.row0,
                              spans,
+                             bits,
                              w.k_strips,
                              k_in_place ? kPanel : most_keys * kPanel,
                              k_in_place ? p.a.k.stride[2] : kPanel,
@@ -308,9 +312,9 @@ struct Backward : GradientRows<T> {
         const int64_t other = b0 * p.Hkv + h0;
         if (other >= index) return;
         for (int64_t t0 = d.shape[2] == 1 ? 0 : t; t0 < (d.shape[2] == 1 ? tiles : t + 1); ++t0) {
-          const Span keys = tiling.tile(b0, t0).keys;
-          const int64_t begin = keys.begin / kBlockKeys, end = (keys.end + kBlockKeys - 1) / kBlockKeys;
-          if (begin <= c && keys.begin < keys.end) wait(other, t0, std::min(c + 1, end));
+          const Tile& before = tiling.tile(b0, h0, t0);
+          if (before.first_block() <= c && before.keys.begin < before.keys.end)
+            wait(other, t0, std::min(c + 1, before.end_block()));
         }
       }
   }

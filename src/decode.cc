@@ -54,7 +54,7 @@ struct Blocks : Rows<T> {
     float* partials = plan.partial.floats(0) + head_index * plan.blocks * size;
     gather_queries(b, hkv, 0, rows, p.D, mine.q);
     const float* w = scale_w(hkv, mine.w);
-    const Span all_seen = this->tiling.keys(b);
+    const Span all_seen = this->tiling.keys(b, hkv);
     const bool dense_k = p.a.k.stride[2] == p.D, dense_v = v_in_place && p.a.v.stride[2] == p.Dv;
     const auto ahead_of = [&](const ConstTensor& t, int64_t key, int64_t end) {
       return reinterpret_cast<const char*>(head(t, b, hkv) + std::min(key, end) * t.stride[2]);
@@ -62,10 +62,10 @@ struct Blocks : Rows<T> {
 
     for (int64_t part = piece.part; part < piece.end; ++part) {
       const int64_t key0 = part * kBlockKeys;
-      const Span seen = seen_of(b, key0);
+      const Span seen = seen_of(b, hkv, key0);
       const Sums all = sums(partials + part * size, rows);
       start(all, rows);
-      if (seen.begin >= seen.end) continue;
+      if (seen.begin >= seen.end || !this->tiling.sees_block(b, hkv, part)) continue;
       const Block block = block_at(b, hkv, key0, v_memory);
       for (int64_t key = seen.begin / kPart * kPart; key < seen.end; key += kPart) {
         const Span keys{std::max(key, seen.begin), std::min(key + kPart, seen.end)};
@@ -88,7 +88,7 @@ struct Blocks : Rows<T> {
         Touch(ahead_of(p.a.v, key0 + seen.begin, all_seen.end), ahead_of(p.a.v, key0 + seen.end, all_seen.end));
       for (int64_t r = 0, n; r < rows; r += n) {
         n = NextGroup(rows - r);
-        const Sight sight = look(b, r, n, block);
+        const Sight sight = look(b, hkv, r, n, block, Cover::partial);
         if (sight.width == 0) continue;
         float factor[kGroup];
         const Sums mine_of = {all.o + r * padded, all.lanes + r * kLanes, all.m + r};

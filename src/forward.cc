@@ -37,19 +37,20 @@ struct Tiles : Rows<T> {
     gather_queries(b, hkv, tile.row0, tile.row1, p.D, mine.q);
     const float* w = scale_w(hkv, mine.w);
     for (int64_t key0 = tile.keys.begin / kBlockKeys * kBlockKeys; key0 < tile.keys.end; key0 += kBlockKeys) {
-      if (tile.cover(key0, std::min(key0 + kBlockKeys, p.S)) == Cover::empty) continue;
+      const Cover cover = tile.cover(key0, std::min(key0 + kBlockKeys, p.S));
+      if (cover == Cover::empty) continue;
       const Block block = get_block(key0);
       for (int64_t r = 0, n; r < rows; r += n) {
         n = NextGroup(rows - r);
         this->fetch(next, streams);
-        add_block<ScoreOf>(b, hkv, tile.row0 + r, n, mine.q + r * p.D, w, block,
+        add_block<ScoreOf>(b, hkv, tile.row0 + r, n, mine.q + r * p.D, w, block, cover,
                            {all.o + r * padded, all.lanes + r * kLanes, all.m + r}, *mine.group);
       }
     }
     finish(b, hkv, tile.row0, tile.row1, all);
   }
 
-  int64_t most_rows() const { return tiling.tiles() == 0 ? 0 : tiling.tile(0, 0).row1 - tiling.tile(0, 0).row0; }
+  int64_t most_rows() const { return tiling.tiles() == 0 ? 0 : tiling.tile(0, 0, 0).row1; }
 
   template <class ScoreOf>
   void some_heads(int worker, const Piece& piece) const {
@@ -64,11 +65,11 @@ struct Tiles : Rows<T> {
   template <class ScoreOf>
   void one_head(int worker, const Piece& piece, Next& next) const {
     const Scratch mine = scratch(worker, packed_head(), most_rows());
-    const Span seen = tiling.keys(piece.b);
+    const Span seen = tiling.keys(piece.b, piece.hkv);
     for (int64_t key0 = seen.begin / kBlockKeys * kBlockKeys; key0 < seen.end; key0 += kBlockKeys)
       pack(piece.b, piece.hkv, key0, mine.packed + key0 * (p.D + v_packed()));
     for (int64_t t = 0; t < tiling.tiles(); ++t)
-      tile<ScoreOf>(piece.b, piece.hkv, tiling.tile(piece.b, t), mine, next, [&](int64_t key0) {
+      tile<ScoreOf>(piece.b, piece.hkv, tiling.tile(piece.b, piece.hkv, t), mine, next, [&](int64_t key0) {
         return block_at(piece.b, piece.hkv, key0, mine.packed + key0 * (p.D + v_packed()));
       });
   }
@@ -80,7 +81,7 @@ struct Tiles : Rows<T> {
     const Scratch mine = scratch(worker, 0, most_rows());
     const int64_t head = piece.b * p.Hkv + piece.hkv;
     Next none;
-    tile<ScoreOf>(piece.b, piece.hkv, tiling.tile(piece.b, piece.part), mine, none, [&](int64_t key0) {
+    tile<ScoreOf>(piece.b, piece.hkv, tiling.tile(piece.b, piece.hkv, piece.part), mine, none, [&](int64_t key0) {
       float* memory = plan.packed.floats(0) + head * packed_head() + key0 * (p.D + v_packed());
       std::atomic<uint8_t>& state = plan.done[head * plan.blocks + key0 / kBlockKeys];
       uint8_t now = kUntouched;
@@ -99,8 +100,8 @@ struct Tiles : Rows<T> {
   // Rows [x, x + n) of the head, n <= kGroup, against one block: their weighted sum of values, added to `sums`.
   template <class ScoreOf>
   void add_block(int64_t b, int64_t hkv, int64_t x, int64_t n, const float* q, const float* w, const Block& block,
-                 const Sums& sums, Group& group) const {
-    const Sight sight = this->look(b, x, n, block);
+                 Cover cover, const Sums& sums, Group& group) const {
+    const Sight sight = this->look(b, hkv, x, n, block, cover);
     if (sight.width == 0) return;
     float factor[kGroup];
     this->template score<ScoreOf>(x, n, q, p.D, w, block.k, sight.first, sight.first + sight.width, group.s,

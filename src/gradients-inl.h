@@ -53,10 +53,14 @@ inline float SumRowByDistance(const float* x, int64_t width, float distance) {
   return SumLanes(lanes);
 }
 
-// x_j becomes x_j y_j.
+// x_j becomes x_j y_j; 0 stays 0: behind a mask y may be NaN.
 inline void MultiplyRow(float* x, int64_t width, const float* y) {
   const F d;
-  for (int64_t j = 0; j < width; j += kVector) hn::StoreU(hn::Mul(hn::LoadU(d, x + j), hn::LoadU(d, y + j)), d, x + j);
+  const VF zero = hn::Zero(d);
+  for (int64_t j = 0; j < width; j += kVector) {
+    const VF a = hn::LoadU(d, x + j);
+    hn::StoreU(hn::IfThenElse(hn::Eq(a, zero), zero, hn::Mul(a, hn::LoadU(d, y + j))), d, x + j);
+  }
 }
 
 inline void AddRow(const float* x, int64_t n, float* to) {
@@ -74,6 +78,7 @@ enum BackSums { kOfW, kOfBias, kOfAlibi, kOfSinks };
 // A tile of rows against a block of keys: who sees what of it.
 struct Patch {
   Block block;
+  Cover cover;
   int64_t row0, rows;
   Span seen;                         // the keys that the tile sees, in whole groups of 16
   Span seeing[kBlockKeys / kLanes];  // for each group of 16 the rows that see some of it: no others are computed with
@@ -87,7 +92,7 @@ struct GradientRows : Rows<T> {
 
   int64_t Dp = round_up(p.D, kLanes), Dvp = round_up(p.Dv, kLanes);
   int64_t rows = tiling.rows(), tiles = tiling.tiles(), heads = p.B * p.Hkv;
-  int64_t most_rows = tiles ? tiling.tile(0, 0).row1 - tiling.tile(0, 0).row0 : 0;
+  int64_t most_rows = tiles ? tiling.tile(0, 0, 0).row1 : 0;
   int64_t most_keys = std::min(kBlockKeys, round_up(p.S, kWidestPanel));
   float keep = static_cast<float>(1 / (1 - p.a.dropout));
 
@@ -107,7 +112,7 @@ struct GradientRows : Rows<T> {
   // ---- A tile against a block ----
 
   Patch patch_of(const Tile& tile, const Block& block) const {
-    Patch patch{block, tile.row0, tile.row1 - tile.row0, {}, {}, {}};
+    Patch patch{block, tile.cover(block.key0, block.key0 + block.keys), tile.row0, tile.row1 - tile.row0, {}, {}, {}};
     patch.seen = {std::max<int64_t>(0, tile.keys.begin - block.key0) / kLanes * kLanes,
                   round_up(std::min(block.keys, tile.keys.end - block.key0), kLanes)};
     std::fill(patch.seeing, patch.seeing + kBlockKeys / kLanes, Span{patch.rows, 0});
@@ -116,9 +121,9 @@ struct GradientRows : Rows<T> {
 
   // Enters what rows [r, r + n) see into the patch. Where they see nothing and other rows of the tile do, `matrices`
   // ([rows][kBackStride] each) get zeros. lse2: of the patch's first row.
-  Sight enter(int64_t b, Patch& patch, int64_t r, int64_t n, const float* lse2,
+  Sight enter(int64_t b, int64_t hkv, Patch& patch, int64_t r, int64_t n, const float* lse2,
               std::initializer_list<float*> matrices) const {
-    const Sight sight = this->look(b, patch.row0 + r, n, patch.block);
+    const Sight sight = this->look(b, hkv, patch.row0 + r, n, patch.block, patch.cover);
     const int64_t end = sight.first + sight.width;
     const Span seen = patch.seen;
     for (float* matrix : matrices)
@@ -151,7 +156,7 @@ struct GradientRows : Rows<T> {
       const Span &x = patch.seeing[j / kLanes], &y = patch.seeing[(j + n - 1) / kLanes];
       const Span rows_of{std::min(x.begin, y.begin), std::max(x.end, y.end)};
       if (rows_of.begin < rows_of.end)
-        StripOf<true, false>(n, t, j - seen.begin, rows_of, nullptr, 0, c_row / kVector);
+        StripOf<true>(n, t, j - seen.begin, rows_of, 0, c_row / kVector);
       else if (fresh)
         clear(j, j + n);
     }

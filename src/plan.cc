@@ -27,7 +27,8 @@ int64_t tile_rows(int64_t rows, int64_t heads, int workers) {
 // All workers, or this thread alone: waking another takes as long as some millions of multiplications.
 int worth(const Problem& p, const Tiling& tiling, int64_t multiplications_a_pair, int may_run) {
   double pairs = 0;
-  for (int64_t b = 0; b < p.B; ++b) pairs += static_cast<double>(tiling.pairs(b)) * p.Hkv;
+  for (int64_t b = 0; b < p.B; ++b)
+    for (int64_t h = 0; h < p.Hkv; ++h) pairs += static_cast<double>(tiling.pairs(b, h));
   return pairs * multiplications_a_pair < 1e6 ? 1 : may_run;
 }
 
@@ -39,37 +40,89 @@ void share_heads(int64_t heads, int workers, std::vector<Piece>& pieces) {
 
 }  // namespace
 
-Tiling::Tiling(const Problem& p, int64_t group, int64_t tile_rows)
-    : queries_(p.L), keys_(p.S), group_(group), by_batch_(p.a.mask.varies_by_batch()) {
+Tiling::Tiling(const Problem& p, int64_t group, int64_t tile_rows) : queries_(p.L), keys_(p.S), group_(group) {
+  const Mask& mask = p.a.mask;
   const MaskShape shape = p.mask_shape();
-  const int64_t masks = by_batch_ ? p.B : 1, rows = p.L * group;
-  if (!p.a.mask.sees_all()) {
-    spans_.resize(masks * p.L);
-    for (int64_t b = 0; b < masks; ++b)
-      for (int64_t i = 0; i < p.L; ++i) spans_[b * p.L + i] = p.a.mask.row(shape, b, 0, i);
+  const bool by_batch = mask.varies_by_batch(), by_head = mask.varies_by_head();
+  const int64_t batches = by_batch ? p.B : 1, heads = by_head ? p.Hkv : 1, sets = batches * heads;
+  set_of_head_ = by_head;
+  set_of_batch_ = by_batch ? heads : 0;
+  of_head_ = by_head ? group : 1;
+  if (!mask.sees_all()) {
+    spans_.reserve(sets * queries_ * of_head_);
+    for (int64_t b = 0; b < batches; ++b)
+      for (int64_t h = 0; h < heads; ++h)
+        for (int64_t i = 0; i < queries_; ++i)
+          for (int64_t g = 0; g < of_head_; ++g) spans_.push_back(mask.row(shape, b, h * of_head_ + g, i));
   }
 
-  tiles_per_head_ = (rows + tile_rows - 1) / tile_rows;
-  hulls_.assign(masks, Span{p.S, 0});
-  pairs_.assign(masks, 0);
-  tiles_.reserve(masks * tiles_per_head_);
-  for (int64_t b = 0; b < masks; ++b) {
-    for (int64_t t = 0; t < tiles_per_head_; ++t) {
-      Tile tile{t * tile_rows, std::min(rows, (t + 1) * tile_rows), {p.S, 0}, {0, p.S}, 0};
-      for (int64_t x = tile.row0; x < tile.row1; ++x) {
-        const Span s = row(b, x);
-        if (s.begin < s.end) tile.keys = {std::min(tile.keys.begin, s.begin), std::max(tile.keys.end, s.end)};
-        tile.common = {std::max(tile.common.begin, s.begin), std::min(tile.common.end, s.end)};
-        tile.pairs += s.end - s.begin;
-      }
-      if (tile.keys.begin >= tile.keys.end) tile.keys = {0, 0};
-      Span& hull = hulls_[b];
-      if (tile.pairs > 0) hull = {std::min(hull.begin, tile.keys.begin), std::max(hull.end, tile.keys.end)};
-      pairs_[b] += tile.pairs;
-      tiles_.push_back(tile);
+  tiles_per_head_ = (rows() + tile_rows - 1) / tile_rows;
+  tiles_.reserve(sets * tiles_per_head_);
+  if (!mask.spans()) covers_.reserve(sets * tiles_per_head_ * ((p.S + kBlockKeys - 1) / kBlockKeys));
+  for (int64_t b = 0; b < batches; ++b)
+    for (int64_t h = 0; h < heads; ++h) {
+      hulls_.push_back({p.S, 0});
+      pairs_.push_back(0);
+      mask.spans() ? span_tiles(tile_rows, b, h) : hole_tiles(p, tile_rows, b, h);
+      if (hulls_.back().begin >= hulls_.back().end) hulls_.back() = {0, 0};
     }
-    if (hulls_[b].begin >= hulls_[b].end) hulls_[b] = {0, 0};
+}
+
+void Tiling::span_tiles(int64_t tile_rows, int64_t b, int64_t hkv) {
+  for (int64_t t = 0; t < tiles_per_head_; ++t) {
+    Tile tile{t * tile_rows, std::min(rows(), (t + 1) * tile_rows), {keys_, 0}, {0, keys_}, 0};
+    for (int64_t x = tile.row0; x < tile.row1; ++x) {
+      const Span s = row(b, hkv, x);
+      if (s.begin < s.end) tile.keys = {std::min(tile.keys.begin, s.begin), std::max(tile.keys.end, s.end)};
+      tile.common = {std::max(tile.common.begin, s.begin), std::min(tile.common.end, s.end)};
+      tile.pairs += s.end - s.begin;
+    }
+    add(tile);
   }
+}
+
+void Tiling::hole_tiles(const Problem& p, int64_t tile_rows, int64_t b, int64_t hkv) {
+  const MaskShape shape = p.mask_shape();
+  for (int64_t t = 0; t < tiles_per_head_; ++t) {
+    Tile tile{t * tile_rows, std::min(rows(), (t + 1) * tile_rows), {keys_, 0}, {0, 0}, 0};
+    const Span queries{query(tile.row0), query(tile.row1 - 1) + 1};
+    Span hull{keys_, 0};
+    for (int64_t x = tile.row0; x < tile.row1; ++x)
+      if (const Span s = row(b, hkv, x); s.begin < s.end)
+        hull = {std::min(hull.begin, s.begin), std::max(hull.end, s.end)};
+    tile.blocks = covers_.data() + covers_.size();
+    for (int64_t key0 = 0; key0 < keys_; key0 += kBlockKeys) {
+      const Span keys{key0, std::min(keys_, key0 + kBlockKeys)};
+      bool none = true, all = true;
+      for (int64_t g = 0; g < of_head_ && (none || all) && key0 < hull.end && keys.end > hull.begin; ++g) {
+        const Cover cover = p.a.mask.cover(shape, b, hkv * of_head_ + g, queries, keys);
+        none &= cover == Cover::empty;
+        all &= cover == Cover::full;
+      }
+      covers_.push_back(none ? Cover::empty : all ? Cover::full : Cover::partial);
+      if (none) continue;
+      tile.keys = {std::min(tile.keys.begin, std::max(keys.begin, hull.begin)), std::min(keys.end, hull.end)};
+      const int64_t pairs = (tile.row1 - tile.row0) * (keys.end - keys.begin);
+      tile.pairs += all ? pairs : (pairs + 1) / 2;
+    }
+    add(tile);
+  }
+}
+
+void Tiling::add(const Tile& tile) {
+  tiles_.push_back(tile);
+  Span& keys = tiles_.back().keys;
+  if (keys.begin >= keys.end) keys = {0, 0};
+  Span& hull = hulls_.back();
+  if (tile.pairs > 0) hull = {std::min(hull.begin, keys.begin), std::max(hull.end, keys.end)};
+  pairs_.back() += tile.pairs;
+}
+
+bool Tiling::sees_block(int64_t b, int64_t hkv, int64_t block) const {
+  for (int64_t t = 0; t < tiles_per_head_; ++t)
+    if (tile(b, hkv, t).cover(block * kBlockKeys, std::min(keys_, (block + 1) * kBlockKeys)) != Cover::empty)
+      return true;
+  return false;
 }
 
 float* Memory::floats(int64_t n) {
@@ -123,7 +176,7 @@ void Plan::State::prepare(const Problem& p, int may_run) {
   for (int64_t head = 0; head < heads && way != Way::heads; ++head) {
     const int64_t b = head / p.Hkv, h = head % p.Hkv;
     if (way == Way::blocks) {
-      const Span keys = tiling.keys(b);
+      const Span keys = tiling.keys(b, h);
       const int64_t first = keys.begin / kBlockKeys;
       const int64_t end = std::max(first + 1, (keys.end + kBlockKeys - 1) / kBlockKeys);
       for (int64_t x = first; x < end; x += run) pieces.push_back({b, h, x, std::min(end, x + run)});
@@ -132,7 +185,7 @@ void Plan::State::prepare(const Problem& p, int may_run) {
       const size_t start = pieces.size();
       for (int64_t t = 0; t < tiling.tiles(); ++t) pieces.push_back({b, h, t, 0});
       std::stable_sort(pieces.begin() + start, pieces.end(), [&](const Piece& x, const Piece& y) {
-        return tiling.tile(b, x.part).pairs > tiling.tile(b, y.part).pairs;
+        return tiling.tile(b, h, x.part).pairs > tiling.tile(b, h, y.part).pairs;
       });
     }
   }

@@ -38,49 +38,72 @@ struct Problem {
   MaskShape mask_shape() const { return {B, Hq, L, S}; }
 };
 
-// How much of (tile x key block) the mask lets through.
-enum class Cover { empty, full, partial };
-
 // Rows [row0, row1). `keys` is the hull of what its rows see, `common` what all of them see.
 struct Tile {
   int64_t row0, row1;
   Span keys, common;
-  int64_t pairs;
+  int64_t pairs;                  // of rows with holes an estimate
+  const Cover* blocks = nullptr;  // rows with holes: what there is of each block of keys; nullptr: spans tell
 
+  // Keys [key0, key1) lie in one block.
   Cover cover(int64_t key0, int64_t key1) const {
     if (key1 <= keys.begin || key0 >= keys.end) return Cover::empty;
+    if (blocks) return blocks[key0 / kBlockKeys];
     return common.begin <= key0 && key1 <= common.end ? Cover::full : Cover::partial;
+  }
+
+  // The blocks that its rows see something of begin with `first_block` and end before `end_block`; `next_block` is the
+  // first of them from c on.
+  int64_t first_block() const { return keys.begin / kBlockKeys; }
+  int64_t end_block() const { return (keys.end + kBlockKeys - 1) / kBlockKeys; }
+  int64_t next_block(int64_t c) const {
+    while (blocks && c < end_block() && blocks[c] == Cover::empty) ++c;
+    return c;
   }
 };
 
 // The query rows of one KV head cut into tiles. The heads of a group ride together: row x is query x / group of head
-// x % group, so that rows side by side see nearly the same keys.
+// x % group, so that rows side by side see nearly the same keys. What rows see is kept once for all batches, and once
+// for all heads, unless the mask differs between them.
 class Tiling {
  public:
   Tiling() = default;
   Tiling(const Problem& p, int64_t group, int64_t tile_rows);
+  Tiling(Tiling&&) = default;  // tiles point into covers_
+  Tiling& operator=(Tiling&&) = default;
 
-  // The keys row x of batch b sees. No mask so far differs between heads.
-  Span row(int64_t b, int64_t x) const {
-    return spans_.empty() ? Span{0, keys_} : spans_[(by_batch_ ? b * queries_ : 0) + query(x)];
+  // Keys that row x of the head sees: those in this span, if spans(), or some of them.
+  Span row(int64_t b, int64_t hkv, int64_t x) const {
+    if (spans_.empty()) return Span{0, keys_};
+    return spans_[(set(b, hkv) * queries_ + query(x)) * of_head_ + (of_head_ == 1 ? 0 : head(x))];
   }
+  bool spans() const { return covers_.empty(); }
   // Divisions are slow enough to show in short sequences.
   int64_t query(int64_t x) const { return group_ == 1 ? x : x / group_; }
   int64_t head(int64_t x) const { return group_ == 1 ? 0 : x % group_; }  // of the group
-  // The hull of all keys that any row of batch b sees: what is outside is neither packed nor read.
-  Span keys(int64_t b) const { return hulls_[by_batch_ ? b : 0]; }
+  // The hull of all keys that any row of the head sees: what is outside is neither packed nor read.
+  Span keys(int64_t b, int64_t hkv) const { return hulls_[set(b, hkv)]; }
+  // Whether any row of the head sees anything of a block of keys.
+  bool sees_block(int64_t b, int64_t hkv, int64_t block) const;
 
   int64_t rows() const { return queries_ * group_; }
   int64_t tiles() const { return tiles_per_head_; }
-  const Tile& tile(int64_t b, int64_t t) const { return tiles_[(by_batch_ ? b : 0) * tiles_per_head_ + t]; }
-  int64_t pairs(int64_t b) const { return pairs_[by_batch_ ? b : 0]; }  // of one KV head
+  const Tile& tile(int64_t b, int64_t hkv, int64_t t) const { return tiles_[set(b, hkv) * tiles_per_head_ + t]; }
+  int64_t pairs(int64_t b, int64_t hkv) const { return pairs_[set(b, hkv)]; }
 
  private:
+  int64_t set(int64_t b, int64_t hkv) const { return b * set_of_batch_ + hkv * set_of_head_; }
+  void span_tiles(int64_t tile_rows, int64_t b, int64_t hkv);
+  void hole_tiles(const Problem& p, int64_t tile_rows, int64_t b, int64_t hkv);
+  void add(const Tile& tile);
+
   int64_t queries_ = 0, keys_ = 0, group_ = 1, tiles_per_head_ = 0;
-  bool by_batch_ = false;
+  int64_t set_of_batch_ = 0, set_of_head_ = 0;  // steps between sets of spans, tiles, hulls and pairs
+  int64_t of_head_ = 1;                         // spans of a query: one, or one for each head of the group
   std::vector<Span> spans_, hulls_;
   std::vector<Tile> tiles_;
   std::vector<int64_t> pairs_;
+  std::vector<Cover> covers_;  // [set][tile][block]
 };
 
 // Memory that only grows and stays aligned for any vector; not initialised.

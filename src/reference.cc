@@ -39,15 +39,16 @@ class Sum {
   std::vector<double> values_;
 };
 
-// The weights of one row over its visible keys, before dropout, and its log-sum-exp. A row that sees nothing has no
-// weights.
+// The weights of one row over a span of keys, before dropout, 0 where it does not see one, and its log-sum-exp. A row
+// that sees nothing has no weights.
 double weigh_row(const Problem& p, int64_t b, int64_t h, int64_t i, Span keys, std::vector<double>& weights) {
   weights.assign(keys.end - keys.begin, 0.0);
   constexpr double kNothing = -std::numeric_limits<double>::infinity();
   double largest = kNothing;
   bool sees = false;  // a NaN counts: it must reach the output
   for (int64_t j = keys.begin; j < keys.end; ++j) {
-    const double s = weights[j - keys.begin] = pair_score(p, b, h, i, j);
+    const bool visible = p.a.mask.sees(p.mask_shape(), b, h, i, j);
+    const double s = weights[j - keys.begin] = visible ? pair_score(p, b, h, i, j) : kNothing;
     largest = std::fmax(largest, s);
     sees |= s != kNothing;
   }
@@ -164,6 +165,7 @@ void backward(const Problem& p, const Incoming& in, const Gradients& gradients) 
         double mean = 0;
         for (int64_t j = keys.begin; j < keys.end; ++j) {
           const double w = weights[j - keys.begin], factor = kept(p, b, h, i, j);
+          if (w == 0) continue;  // it may be hidden, and NaN
           double g = 0;
           for (int64_t d = 0; d < p.Dv; ++d) {
             g += factor * at(in.d_out, b, h, i, d) * at(p.a.v, b, hkv, j, d);
@@ -175,6 +177,7 @@ void backward(const Problem& p, const Incoming& in, const Gradients& gradients) 
         const double d_lse = in.d_lse.data ? at(in.d_lse, b, h, i, 0) : 0.0;
         if (p.a.sinks.data) d_sinks.add(0, h, 0, 0, std::exp(at(p.a.sinks, 0, h, 0, 0) - lse) * (d_lse - mean));
         for (int64_t j = keys.begin; j < keys.end; ++j) {
+          if (weights[j - keys.begin] == 0) continue;
           double d_score = weights[j - keys.begin] * (d_weights[j - keys.begin] - mean + d_lse);
           d_bias.add(b, h, i, j, d_score);
           d_alibi.add(0, h, 0, 0, d_score * static_cast<double>(j - (i + p.S - p.L)));

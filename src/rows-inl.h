@@ -11,6 +11,7 @@
 #endif
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
@@ -38,6 +39,11 @@ struct Block {
 struct Sight {
   Span spans[kGroup];
   int64_t first = 0, width = 0;  // 0: no row sees anything
+  bool holes = false;            // some row does not see all of its span: `bits` tell of each
+  Bits bits[kGroup];
+
+  // Of row r of the group on; nullptr without holes.
+  const Bits* holes_of(int64_t r) const { return holes ? bits + r : nullptr; }
 };
 
 // What rows have summed so far.
@@ -88,9 +94,9 @@ struct Rows {
     return block;
   }
 
-  // What rows of the batch see of the block, relative to it.
-  Span seen_of(int64_t b, int64_t key0) const {
-    const Span seen = tiling.keys(b);
+  // What rows of the head see of the block, relative to it.
+  Span seen_of(int64_t b, int64_t hkv, int64_t key0) const {
+    const Span seen = tiling.keys(b, hkv);
     return {std::max(seen.begin, key0) - key0, std::min(seen.end, key0 + kBlockKeys) - key0};
   }
 
@@ -106,7 +112,7 @@ struct Rows {
   }
 
   void pack(int64_t b, int64_t hkv, int64_t key0, float* memory) const {
-    const Span seen = seen_of(b, key0);
+    const Span seen = seen_of(b, hkv, key0);
     if (seen.begin >= seen.end) return;
     pack_k(b, hkv, key0, seen, memory);
     if (!v_in_place) pack_v(b, hkv, key0, seen, memory);
@@ -189,15 +195,17 @@ struct Rows {
     HWY_ALIGN float bias[kBlockKeys];
   };
 
-  // What rows [x, x + n) of the head see of the block.
-  Sight look(int64_t b, int64_t x, int64_t n, const Block& block) const {
+  // What rows [x, x + n) of the head see of the block; `cover`: of their tile.
+  Sight look(int64_t b, int64_t hkv, int64_t x, int64_t n, const Block& block, Cover cover) const {
     Sight sight;
     Span hull{block.keys, 0};
+    const bool in_bits = cover == Cover::partial && !tiling.spans();
     for (int64_t r = 0; r < n; ++r) {
-      const Span row = tiling.row(b, x + r);
+      const Span row = tiling.row(b, hkv, x + r);
       Span& span = sight.spans[r];
       span = {std::clamp<int64_t>(row.begin - block.key0, 0, block.keys),
               std::clamp<int64_t>(row.end - block.key0, 0, block.keys)};
+      if (in_bits) span = look_closer(b, hkv, x, r, block, sight);
       if (span.begin >= span.end)
         span = {0, 0};
       else
@@ -207,6 +215,28 @@ struct Rows {
     sight.first = hull.begin / kLanes * kLanes;
     sight.width = round_up(hull.end, kLanes) - sight.first;
     return sight;
+  }
+
+  // Enters the bits of row x + r; returns their hull.
+  Span look_closer(int64_t b, int64_t hkv, int64_t x, int64_t r, const Block& block, Sight& sight) const {
+    Bits& bits = sight.bits[r];
+    if (r > 0 && query(x + r) == query(x + r - 1) && !p.a.mask.varies_by_head()) {
+      bits = sight.bits[r - 1];
+      return sight.spans[r - 1];
+    }
+    bits = {};
+    p.a.mask.bits(p.mask_shape(), b, head_of(hkv, x + r), query(x + r), {block.key0, block.key0 + block.keys},
+                  bits.words);
+    Span hull{0, 0};
+    int64_t count = 0;
+    for (int64_t w = 0; w < kBlockKeys / 64; ++w)
+      if (const uint64_t word = bits.words[w]; word != 0) {
+        if (count == 0) hull.begin = 64 * w + std::countr_zero(word);
+        hull.end = 64 * w + 64 - std::countl_zero(word);
+        count += std::popcount(word);
+      }
+    sight.holes |= count < hull.end - hull.begin;
+    return hull;
   }
 
   // 1. Score: rows [x, x + n) against the block's keys [begin, end), whole groups of 16, into s[r * s_row + key]. q: of
@@ -234,10 +264,12 @@ struct Rows {
       factor[r] = 1.0f;
       if (span.begin >= span.end) {  // its scores are not looked at, no value is added
         if (first) sums.m[r] = kFloor;
+        if (sight.holes) std::fill_n(s + r * kBlockKeys, sight.width, 0.0f);
         continue;
       }
       FinishScores(s + r * kBlockKeys, span, sight.width,
                    finish_of(b, hkv, x + r, block.key0 + sight.first, span, bias));
+      if (sight.holes) HideKeys(s + r * kBlockKeys, sight.first, sight.width, sight.bits[r]);
       const float m = std::max(sums.m[r], std::ceil(MaxOfRow(s + r * kBlockKeys, sight.width)));
       factor[r] = PowerOfTwo(sums.m[r] - m);
       sums.m[r] = m;
@@ -259,12 +291,16 @@ struct Rows {
     const V* v = static_cast<const V*>(block.v);
     ProductOf<V> t{s, kBlockKeys, v, block.v_row, block.v_strip, sums.o, padded, factor};
     t.ahead = ahead;
-    MultiplyGroup<kAhead>(t, 0, n, sight.spans, 0, whole / kVector);
+    const auto multiply = [&](int64_t vectors) {
+      sight.holes ? MultiplyWithHoles<kAhead>(t, 0, n, sight.bits, 0, vectors)
+                  : MultiplyGroup<kAhead>(t, 0, n, sight.spans, 0, vectors);
+    };
+    multiply(whole / kVector);
     if (whole == padded) return;
     t.b = v + whole / kPanel * block.v_strip;
     t.b_k = block.v_last;
     t.c = sums.o + whole;
-    MultiplyGroup<kAhead>(t, 0, n, sight.spans, 0, (padded - whole) / kVector);
+    multiply((padded - whole) / kVector);
   }
 
   // A group of rows begins with the first block that it sees anything of: until then its o is not set.
@@ -325,7 +361,7 @@ struct Rows {
 
   // In about so many steps.
   Next next_of(const Piece& piece, const Streams& streams, int64_t steps) const {
-    const Span keys = tiling.keys(piece.b);
+    const Span keys = tiling.keys(piece.b, piece.hkv);
     const int64_t all = streams.of_queries * tiling.rows() + streams.of_keys * (keys.end - keys.begin);
     steps = std::max<int64_t>(1, steps);
     return {piece.b, piece.hkv, 0, all, (all + steps - 1) / steps};
@@ -334,7 +370,7 @@ struct Rows {
   void fetch(Next& next, const Streams& streams) const {
     if (next.row >= next.rows) return;
     const int64_t rows = tiling.rows(), queries = rows * streams.of_queries;
-    const Span seen = tiling.keys(next.b);
+    const Span seen = tiling.keys(next.b, next.hkv);
     for (const int64_t end = std::min(next.rows, next.row + next.step); next.row < end; ++next.row) {
       const bool of_query = next.row < queries;
       const int64_t x = of_query ? next.row : next.row - queries, n = of_query ? rows : seen.end - seen.begin;

@@ -41,6 +41,7 @@ struct ScoreGradient {
   const float* ds;        // [rows][kBackStride], 0 where a pair is not visible
   int64_t group, row0;    // row r belongs to head (row0 + r) % group
   const Span* spans;      // [rows], relative to the block
+  const Bits* bits;       // [n] of the rows at hand, if they have holes; else nullptr
   const float* k_strips;  // the block's K, rows in strips (PackStrips); dot
   int64_t k_strip;        // floats from one strip to the next
   int64_t k_row, k_last;  // and from one row to the next; in the last strip if that is narrower
@@ -59,19 +60,23 @@ struct DotScore {
                      const char* ahead = nullptr) {
     Product t{in.q, in.q_stride, in.k, kPanel, in.D * kPanel, s, s_stride};
     t.ahead = ahead;
-    StripOf<false, false, kAhead>(n, t, 0, {0, in.D}, nullptr, v0, v1);
+    const Span all{0, in.D};
+    StripOf<false, false, kAhead>(n, t, 0, Runs{&all, &all + 1}, nullptr, v0, v1);
   }
 
   // dq_i += sum over j of ds_ij k_j, only over the keys the row sees: rows [r, r + n).
   static void ToQueries(const ScoreGradient& g, int64_t r, int64_t n) {
     const int64_t whole = g.padded / kPanel * kPanel;
     Product t{g.ds, kBackStride, g.k_strips, g.k_row, g.k_strip, g.dq, g.padded, g.fresh ? nullptr : kOnes};
-    MultiplyGroup(t, r, n, g.spans, 0, whole / kVector);
+    const auto multiply = [&](int64_t vectors) {
+      g.bits ? MultiplyWithHoles(t, r, n, g.bits, 0, vectors) : MultiplyGroup(t, r, n, g.spans, 0, vectors);
+    };
+    multiply(whole / kVector);
     if (whole == g.padded) return;
     t.b += whole / kPanel * g.k_strip;
     t.b_k = g.k_last;
     t.c += whole;
-    MultiplyGroup(t, r, n, g.spans, 0, (g.padded - whole) / kVector);
+    multiply((g.padded - whole) / kVector);
   }
 };
 

@@ -169,8 +169,8 @@ struct Second : GradientRows<T> {
   Carried* carried(int64_t head) const { return reinterpret_cast<Carried*>(plan.back.heads.floats(0)) + head * rows; }
 
   // Whether row x gives weights to keys.
-  bool weighs(int64_t b, int64_t x, const Carried& row) const {
-    const Span span = tiling.row(b, x);
+  bool weighs(int64_t b, int64_t hkv, int64_t x, const Carried& row) const {
+    const Span span = tiling.row(b, hkv, x);
     return span.begin < span.end && row.lse2 != kNothing;
   }
 
@@ -241,7 +241,7 @@ struct Second : GradientRows<T> {
     const Carried* mine = carried(b * p.Hkv + hkv);
     for (int64_t x = tile.row0; x < tile.row1; ++x) {
       const int64_t r = x - tile.row0, h = head_of(hkv, x), i = query(x);
-      const bool sees = weighs(b, x, mine[x]);
+      const bool sees = weighs(b, hkv, x, mine[x]);
       w.lse2[r] = mine[x].lse2;
       const auto one = [&](const ConstTensor& t, int64_t dims, int64_t padded, float factor, float* to) {
         if (sees && t.data)
@@ -263,7 +263,7 @@ struct Second : GradientRows<T> {
     const auto times = [&](const float* a, int64_t a_row, const float* panels, int64_t dims, float* c, bool add) {
       const Product t{a + r * a_row,        a_row, panels, kPanel, dims * kPanel, c + r * kBackStride, kBackStride,
                       add ? kOnes : nullptr};
-      StripOf<false, false>(n, t, 0, {0, dims}, nullptr, v0, v1);
+      StripOf<false>(n, t, 0, {0, dims}, v0, v1);
     };
     const auto zeros = [&](float* c) {
       for (int64_t i = r; i < r + n; ++i) std::fill_n(c + i * kBackStride + sight.first, sight.width, 0.0f);
@@ -290,13 +290,15 @@ struct Second : GradientRows<T> {
     Drop drop;
   };
 
-  Line finish(int64_t b, int64_t hkv, const Patch& patch, int64_t r, const Sight& sight, const Work& w) const {
+  Line finish(int64_t b, int64_t hkv, const Patch& patch, int64_t r, const Sight& sight, const Bits* bits,
+              const Work& w) const {
     const int64_t at = r * kBackStride + sight.first, x = patch.row0 + r, key = patch.block.key0 + sight.first;
     const Span span = patch.spans[r];
     Line line{{w.s + at, w.t + at, w.a + at, w.u + at},           x, key, sight.width,
               {span.begin - sight.first, span.end - sight.first}, 0, {}};
     const Finish finish = this->finish_of(b, hkv, x, key, line.inside, w.bias);
     FinishScores(line.row.s, line.inside, line.width, finish, w.slope, w.bend);
+    if (bits) HideKeys(line.row.s, sight.first, line.width, *bits);
     if (finish.cap2 > 0) {
       MultiplyRow(line.row.t, line.width, w.slope);
       MultiplyRow(w.bend, line.width, line.row.t);
@@ -324,7 +326,7 @@ struct Second : GradientRows<T> {
     products(r, n, sight, w);
     const Carried* mine = carried(b * p.Hkv + hkv) + patch.row0;
     for (int64_t i = r; i < r + n; ++i) {
-      const Line line = finish(b, hkv, patch, i, sight, w);
+      const Line line = finish(b, hkv, patch, i, sight, sight.holes_of(i - r), w);
       Carried row = mine[i];
       if (patch.spans[i].begin >= patch.spans[i].end) row.lse2 = 0;  // all its scores are -inf by now
       specialised([&]<bool kDrop, bool kToScores>() {
@@ -341,6 +343,7 @@ struct Second : GradientRows<T> {
   void blocks(int64_t b, int64_t hkv, const Tile& tile, bool strips, const Work& w, F&& f) const {
     for (int64_t key0 = tile.keys.begin / kBlockKeys * kBlockKeys; key0 < tile.keys.end; key0 += kBlockKeys) {
       const int64_t keys = std::min(kBlockKeys, p.S - key0);
+      if (tile.cover(key0, key0 + keys) == Cover::empty) continue;
       const Span seen{std::max(tile.keys.begin, key0) - key0, std::min(tile.keys.end, key0 + keys) - key0};
       pack(b, hkv, key0, seen, strips, w);
       Patch patch = this->patch_of(tile, {key0, keys, w.k, nullptr, 0, 0, 0});
@@ -358,7 +361,7 @@ struct Second : GradientRows<T> {
     for (int64_t r = 0; r < n_rows; ++r) {
       const int64_t x = tile.row0 + r, h = head_of(hkv, x), i = query(x);
       mine[r] = {*of_lse(in.lse, b, hkv, x) * kLog2e, 0, 0, 0, 0, 0};
-      if (to_scores && weighs(b, x, mine[r]))
+      if (to_scores && weighs(b, hkv, x, mine[r]))
         mine[r].near_a =
             DotRow(head(in.out, b, h) + i * in.out.stride[2], head(in.d_out, b, h) + i * in.d_out.stride[2], p.Dv);
     }
@@ -367,12 +370,12 @@ struct Second : GradientRows<T> {
       blocks(b, hkv, tile, false, w, [&](Patch& patch) {
         for (int64_t r = 0, n; r < n_rows; r += n) {
           n = NextGroup(n_rows - r);
-          const Sight sight = this->enter(b, patch, r, n, w.lse2, {});
+          const Sight sight = this->enter(b, hkv, patch, r, n, w.lse2, {});
           if (sight.width == 0) continue;
           products(r, n, sight, w);
           for (int64_t i = r; i < r + n; ++i) {
             if (patch.spans[i].begin >= patch.spans[i].end) continue;
-            const Line line = finish(b, hkv, patch, i, sight, w);
+            const Line line = finish(b, hkv, patch, i, sight, sight.holes_of(i - r), w);
             if (!sums[i].begun) Begin(line.row, line.inside.begin, line.inside.end, mine[i], sums[i]);
             specialised([&]<bool kDrop, bool kToScores>() {
               AddSums<kDrop, kToScores>(line.row, line.width, mine[i], line.drop, keep, sums[i]);
@@ -417,26 +420,27 @@ struct Second : GradientRows<T> {
     if (g.d_d_out.data) std::fill_n(w.d_d_out, n_rows * Dvp, 0.0f);
 
     blocks(b, hkv, tile, true, w, [&](Patch& patch) {
-      const auto add = [&](int64_t r, int64_t n, const float* of, const float* strips, int64_t padded, float* to) {
-        DotScore::ToQueries({of, p.group, patch.row0, patch.spans, strips, most_keys * kPanel, kPanel, padded % kPanel,
-                             padded, to, nullptr, nullptr, false},
+      const auto add = [&](int64_t r, int64_t n, const float* of, const float* strips, int64_t padded, float* to,
+                           const Bits* bits) {
+        DotScore::ToQueries({of, p.group, patch.row0, patch.spans, bits, strips, most_keys * kPanel, kPanel,
+                             padded % kPanel, padded, to, nullptr, nullptr, false},
                             r, n);
       };
       for (int64_t r = 0, n; r < n_rows; r += n) {
         n = NextGroup(n_rows - r);
-        const Sight sight = this->enter(b, patch, r, n, w.lse2, {});
+        const Sight sight = this->enter(b, hkv, patch, r, n, w.lse2, {});
         if (sight.width == 0) continue;
         derive(b, hkv, patch, r, n, sight, w, [&](const Line& line) {
           if (of_bias) of_bias[line.x] += SumRow(line.row.u, line.width);
           if (of_alibi) of_alibi[line.x] += SumRowByDistance(line.row.u, line.width, line.distance);
         });
         if (g.d_q.data) {
-          add(r, n, w.u, w.k_strips, Dp, w.d_q);
-          if (along.k.data) add(r, n, w.a, w.t_k_strips, Dp, w.d_q);
+          add(r, n, w.u, w.k_strips, Dp, w.d_q, sight.holes_of(0));
+          if (along.k.data) add(r, n, w.a, w.t_k_strips, Dp, w.d_q, sight.holes_of(0));
         }
         if (g.d_d_out.data) {
-          if (moves) add(r, n, w.t, w.v_strips, Dvp, w.d_d_out);
-          if (along.v.data) add(r, n, w.s, w.t_v_strips, Dvp, w.d_d_out);
+          if (moves) add(r, n, w.t, w.v_strips, Dvp, w.d_d_out, sight.holes_of(0));
+          if (along.v.data) add(r, n, w.s, w.t_v_strips, Dvp, w.d_d_out, sight.holes_of(0));
         }
       }
     });
@@ -452,18 +456,18 @@ struct Second : GradientRows<T> {
 
   void keys_of(int64_t b, int64_t hkv, int64_t key0, const Work& w) const {
     const int64_t keys = std::min(kBlockKeys, p.S - key0);
-    pack(b, hkv, key0, this->seen_of(b, key0), false, w);
+    pack(b, hkv, key0, this->seen_of(b, hkv, key0), false, w);
     const int64_t whole = round_up(keys, kWidestPanel);
     if (g.d_k.data) std::fill_n(w.d_k, whole * Dp, 0.0f);
     if (g.d_v.data) std::fill_n(w.d_v, whole * Dvp, 0.0f);
     for (int64_t t = 0; t < tiles; ++t) {
-      const Tile& tile = tiling.tile(b, t);
+      const Tile& tile = tiling.tile(b, hkv, t);
       if (tile.cover(key0, key0 + keys) == Cover::empty) continue;
       gather(b, hkv, tile, w);
       Patch patch = this->patch_of(tile, {key0, keys, w.k, nullptr, 0, 0, 0});
       for (int64_t r = 0, n; r < patch.rows; r += n) {
         n = NextGroup(patch.rows - r);
-        const Sight sight = this->enter(b, patch, r, n, w.lse2, {w.t, w.a, w.u});
+        const Sight sight = this->enter(b, hkv, patch, r, n, w.lse2, {w.t, w.a, w.u});
         if (sight.width == 0) continue;
         derive(b, hkv, patch, r, n, sight, w, [&](const Line& line) {
           const Span inside = line.inside;
@@ -498,7 +502,7 @@ struct Second : GradientRows<T> {
     // The last tiles first: under a causal mask they see most.
     parallel(p.a.executor, back.workers, heads * tiles, [&](int worker, int64_t n) {
       const int64_t x = heads * tiles - 1 - n, b = x / tiles / p.Hkv, hkv = x / tiles % p.Hkv;
-      const Tile& tile = tiling.tile(b, x % tiles);
+      const Tile& tile = tiling.tile(b, hkv, x % tiles);
       const Work w = work(worker);
       sum_up(b, hkv, tile, w);
       if (wants_rows) rows_of(b, hkv, tile, w);

@@ -28,11 +28,10 @@ void each_row(Executor* executor, const Shape& shape, F&& row) {
 void score(const Attention& a, const Tensor& scores) {
   const Problem p = check_scores(a, scores);
   each_row(a.executor, scores.shape, [&](int64_t b, int64_t h, int64_t i) {
-    const Span keys = a.mask.row(p.mask_shape(), b, h, i);
     for (int64_t j = 0; j < p.S; ++j)
       reference::put(scores, b, h, i, j,
-                     keys.begin <= j && j < keys.end ? reference::pair_score(p, b, h, i, j)
-                                                     : -std::numeric_limits<double>::infinity());
+                     a.mask.sees(p.mask_shape(), b, h, i, j) ? reference::pair_score(p, b, h, i, j)
+                                                             : -std::numeric_limits<double>::infinity());
   });
 }
 

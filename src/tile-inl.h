@@ -126,10 +126,15 @@ HWY_INLINE void Step(const float* const (&a)[P], int u, int64_t a_offset, const 
   }
 }
 
-// R rows by V vectors from `row` on: the sums stay in registers over all of k in `common`, and, if kRagged, over what
-// each row has before and behind that (spans[row...]), in order. b and c are those of the first vector.
+// Stretches of k, one behind the other; at least one.
+struct Runs {
+  const Span *begin, *end;
+};
+
+// R rows by V vectors from `row` on: the sums stay in registers over all of k in `runs`, and, if kRagged, over what
+// each row has before and behind them (spans[row...]), in order. b and c are those of the first vector.
 template <int R, int V, bool kTransposed, bool kRagged, bool kAhead, class B>
-HWY_INLINE void Micro(const ProductOf<B>& t, int64_t row, Span common, const Span* spans, const B* HWY_RESTRICT b0,
+HWY_INLINE void Micro(const ProductOf<B>& t, int64_t row, const Runs& runs, const Span* spans, const B* HWY_RESTRICT b0,
                       const char* ahead, float* HWY_RESTRICT c) {
   const F d;
   const int64_t a_row = kTransposed ? 1 : t.a_stride, a_k = kTransposed ? t.a_stride : 1, b_k = t.b_k;
@@ -140,40 +145,48 @@ HWY_INLINE void Micro(const ProductOf<B>& t, int64_t row, Span common, const Spa
     HEED_UNROLL
     for (int v = 0; v < V; ++v) acc[r][v] = hn::Zero(d);
   }
-  if constexpr (kRagged) AddRagged<R, V, 0, true, B>(acc, a0, a_row, a_k, b0, b_k, common, spans + row);
+  const Span all{runs.begin->begin, runs.end[-1].end};
+  if constexpr (kRagged) AddRagged<R, V, 0, true, B>(acc, a0, a_row, a_k, b0, b_k, all, spans + row);
 
   // The rows of A: a pointer each, or, transposed, one for all.
   constexpr int kPointers = kTransposed ? 1 : R;
   const float* a[kPointers];
   HEED_UNROLL
-  for (int r = 0; r < kPointers; ++r) a[r] = a0 + common.begin * a_k + r * a_row;
-  const B* HWY_RESTRICT b = b0 + common.begin * b_k;
+  for (int r = 0; r < kPointers; ++r) a[r] = a0 + all.begin * a_k + r * a_row;
+  const B* HWY_RESTRICT b = b0 + all.begin * b_k;
   constexpr int kUnroll = R * V <= 12 ? 4 : 2;
-  int64_t left = common.end - common.begin;
-  for (; left >= kUnroll; left -= kUnroll) {
-    HEED_UNROLL
-    for (int u = 0; u < kUnroll; ++u) {
-      Step<R, V, kTransposed>(a, u, u * a_k, b, acc);
-      b += b_k;
-      if constexpr (kAhead) {
-        hwy::Prefetch(ahead);
-        ahead += kCacheLine;
+  for (const Span* run = runs.begin;; ++run) {
+    int64_t left = run->end - run->begin;
+    for (; left >= kUnroll; left -= kUnroll) {
+      HEED_UNROLL
+      for (int u = 0; u < kUnroll; ++u) {
+        Step<R, V, kTransposed>(a, u, u * a_k, b, acc);
+        b += b_k;
+        if constexpr (kAhead) {
+          hwy::Prefetch(ahead);
+          ahead += kCacheLine;
+        }
+      }
+      HEED_UNROLL
+      for (int r = 0; r < kPointers; ++r) {
+        a[r] += kUnroll * a_k;
+        Hold(a[r]);
       }
     }
-    HEED_UNROLL
-    for (int r = 0; r < kPointers; ++r) {
-      a[r] += kUnroll * a_k;
-      Hold(a[r]);
+    for (; left > 0; --left) {
+      Step<R, V, kTransposed>(a, 0, 0, b, acc);
+      b += b_k;
+      HEED_UNROLL
+      for (int r = 0; r < kPointers; ++r) a[r] += a_k;
     }
-  }
-  for (; left > 0; --left) {
-    Step<R, V, kTransposed>(a, 0, 0, b, acc);
-    b += b_k;
+    if (run + 1 == runs.end) break;
+    const int64_t gap = run[1].begin - run->end;
     HEED_UNROLL
-    for (int r = 0; r < kPointers; ++r) a[r] += a_k;
+    for (int r = 0; r < kPointers; ++r) a[r] += gap * a_k;
+    b += gap * b_k;
   }
 
-  if constexpr (kRagged) AddRagged<R, V, 0, false, B>(acc, a0, a_row, a_k, b0, b_k, common, spans + row);
+  if constexpr (kRagged) AddRagged<R, V, 0, false, B>(acc, a0, a_row, a_k, b0, b_k, all, spans + row);
   const int64_t c_row = t.c_row;
   float* HWY_RESTRICT to = c + row * c_row;
   if (const float* HWY_RESTRICT factor = t.factor) {
@@ -195,40 +208,47 @@ HWY_INLINE void Micro(const ProductOf<B>& t, int64_t row, Span common, const Spa
 
 // R rows over column vectors [v0, v1), a panel at a time.
 template <int R, bool kTransposed, bool kRagged, bool kAhead, class B>
-HWY_NOINLINE void Strip(const ProductOf<B>& t, int64_t row, Span common, const Span* spans, int64_t v0, int64_t v1) {
+HWY_NOINLINE void Strip(const ProductOf<B>& t, int64_t row, const Runs& runs, const Span* spans, int64_t v0,
+                        int64_t v1) {
   const char* ahead = t.ahead;
   for (int64_t v = v0, n; v < v1; v += n) {
     n = std::min(kWide - v % kWide, v1 - v);
     const B* b = t.b + v / kWide * t.b_panel + v % kWide * kVector;
     float* c = t.c + v * kVector;
     if constexpr (kWide == 4) {
-      if (n == 4) Micro<R, 4, kTransposed, kRagged, kAhead, B>(t, row, common, spans, b, ahead, c);
-      if (n == 3) Micro<R, 3, kTransposed, kRagged, kAhead, B>(t, row, common, spans, b, ahead, c);
+      if (n == 4) Micro<R, 4, kTransposed, kRagged, kAhead, B>(t, row, runs, spans, b, ahead, c);
+      if (n == 3) Micro<R, 3, kTransposed, kRagged, kAhead, B>(t, row, runs, spans, b, ahead, c);
     }
-    if (n == 2) Micro<R, 2, kTransposed, kRagged, kAhead, B>(t, row, common, spans, b, ahead, c);
-    if (n == 1) Micro<R, 1, kTransposed, kRagged, kAhead, B>(t, row, common, spans, b, ahead, c);
-    if constexpr (kAhead) ahead += kCacheLine * (common.end - common.begin);
+    if (n == 2) Micro<R, 2, kTransposed, kRagged, kAhead, B>(t, row, runs, spans, b, ahead, c);
+    if (n == 1) Micro<R, 1, kTransposed, kRagged, kAhead, B>(t, row, runs, spans, b, ahead, c);
+    if constexpr (kAhead)
+      for (const Span* run = runs.begin; run != runs.end; ++run) ahead += kCacheLine * (run->end - run->begin);
   }
 }
 
 // Rows [row, row + n), n <= kGroup.
 template <bool kTransposed, bool kRagged, bool kAhead = false, class B>
-inline void StripOf(int64_t n, const ProductOf<B>& t, int64_t row, Span common, const Span* spans, int64_t v0,
+inline void StripOf(int64_t n, const ProductOf<B>& t, int64_t row, const Runs& runs, const Span* spans, int64_t v0,
                     int64_t v1) {
   switch (n) {
     case 1:
-      return Strip<1, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
+      return Strip<1, kTransposed, kRagged, kAhead, B>(t, row, runs, spans, v0, v1);
     case 2:
-      return Strip<2, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
+      return Strip<2, kTransposed, kRagged, kAhead, B>(t, row, runs, spans, v0, v1);
     case 3:
-      return Strip<3, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
+      return Strip<3, kTransposed, kRagged, kAhead, B>(t, row, runs, spans, v0, v1);
     case 4:
-      return Strip<4, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
+      return Strip<4, kTransposed, kRagged, kAhead, B>(t, row, runs, spans, v0, v1);
     case 5:
-      return Strip<5, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
+      return Strip<5, kTransposed, kRagged, kAhead, B>(t, row, runs, spans, v0, v1);
     case 6:
-      return Strip<6, kTransposed, kRagged, kAhead, B>(t, row, common, spans, v0, v1);
+      return Strip<6, kTransposed, kRagged, kAhead, B>(t, row, runs, spans, v0, v1);
   }
+}
+
+template <bool kTransposed, class B>
+inline void StripOf(int64_t n, const ProductOf<B>& t, int64_t row, const Span& run, int64_t v0, int64_t v1) {
+  StripOf<kTransposed, false>(n, t, row, Runs{&run, &run + 1}, nullptr, v0, v1);
 }
 
 // How many rows the next group takes: groups as even as possible, because 1 or 2 rows alone waste most of the
@@ -252,16 +272,110 @@ inline void MultiplyGroup(const ProductOf<B>& t, int64_t row, int64_t n, const S
   if constexpr (!kAhead) {  // few rows are not worth a kernel of their own for spans that are equal
     bool equal = true;
     for (int64_t r = row; r < row + n; ++r) equal &= spans[r].begin == common.begin && spans[r].end == common.end;
-    if (equal) return StripOf<false, false>(n, t, row, common, nullptr, v0, v1);
+    if (equal) return StripOf<false>(n, t, row, common, v0, v1);
   }
-  StripOf<false, true, kAhead>(n, t, row, common, spans, v0, v1);
+  StripOf<false, true, kAhead>(n, t, row, Runs{&common, &common + 1}, spans, v0, v1);
+}
+
+// ---- Rows with holes ----
+
+// Which keys of a block a row sees: bit j.
+struct Bits {
+  uint64_t words[kBlockKeys / 64];
+};
+
+// The runs of ones in `bits`; gaps below `close` belong to them.
+struct RunsOf {
+  Span runs[kBlockKeys / 2];
+  int64_t count = 0;
+
+  explicit RunsOf(const Bits& bits, int64_t close = 0) {
+    for (int64_t w = 0; w < kBlockKeys / 64; ++w)
+      for (uint64_t word = bits.words[w]; word != 0;) {
+        const int64_t begin = std::countr_zero(word);
+        const uint64_t rest = ~(word >> begin);
+        const int64_t end = rest == 0 ? 64 : std::min<int64_t>(64, begin + std::countr_zero(rest));
+        word = end == 64 ? 0 : word >> end << end;
+        if (count > 0 && 64 * w + begin - runs[count - 1].end <= close)
+          runs[count - 1].end = 64 * w + end;
+        else
+          runs[count++] = {64 * w + begin, 64 * w + end};
+      }
+  }
+  Runs all() const { return {runs, runs + count}; }
+};
+
+// Gaps up to this are cheaper multiplied by zeros than jumped over.
+constexpr int64_t kCloseGap = 4;
+
+// As MultiplyGroup for n rows of which row r has only the k in bits[r], and zeros in A elsewhere: all rows go over the
+// runs of any. What a row does not see may be infinite or NaN, which zero times is not zero: if something of that kind
+// comes out, each row goes over its own runs alone.
+template <bool kAhead = false, class B>
+inline void MultiplyWithHoles(const ProductOf<B>& t, int64_t row, int64_t n, const Bits* bits, int64_t v0, int64_t v1) {
+  const F d;
+  Bits any{};
+  for (int64_t r = 0; r < n; ++r)
+    for (int64_t w = 0; w < kBlockKeys / 64; ++w) any.words[w] |= bits[r].words[w];
+  const RunsOf runs(any, kCloseGap);
+  HWY_ALIGN float kept[kGroup * kPanel];
+  // A panel at a time, in memory of its own until it is known to be finite.
+  for (int64_t v = v0, panel; v < v1; v += panel) {
+    panel = std::min(kWide - v % kWide, v1 - v);
+    ProductOf<B> part = t;
+    part.c = kept - v * kVector - row * kPanel;
+    part.c_row = kPanel;
+    part.factor = nullptr;
+    if (kAhead) part.ahead += (v - v0) * kCacheLine;  // a part of what is to be fetched with each panel
+    const auto multiply = [&](int64_t r, int64_t rows, const RunsOf& over) {
+      Span spans[kGroup];
+      std::fill_n(spans, rows, Span{over.runs[0].begin, over.runs[over.count - 1].end});
+      StripOf<false, kAhead, kAhead>(rows, part, row + r, over.all(), spans - (row + r), v, v + panel);
+    };
+    if (runs.count > 0) multiply(0, n, runs);
+    VF check = hn::Zero(d);
+    for (int64_t r = 0; r < n; ++r)
+      for (int64_t x = 0; x < panel * kVector; x += kVector)
+        check = hn::MulAdd(hn::Load(d, kept + r * kPanel + x), hn::Zero(d), check);
+    const bool finite = runs.count > 0 && hn::GetLane(hn::SumOfLanes(d, check)) == 0;
+    for (int64_t r = 0; r < n; ++r) {
+      float* from = kept + r * kPanel;
+      if (!finite) {
+        const RunsOf mine(bits[r]);
+        if (mine.count > 0)
+          multiply(r, 1, mine);
+        else
+          std::fill_n(from, panel * kVector, 0.0f);
+      }
+      float* to = t.c + (row + r) * t.c_row + v * kVector;
+      if (t.factor) {
+        const VF f = hn::Set(d, t.factor[row + r]);
+        for (int64_t x = 0; x < panel * kVector; x += kVector)
+          hn::StoreU(hn::MulAdd(f, hn::LoadU(d, to + x), hn::Load(d, from + x)), d, to + x);
+      } else {
+        std::copy_n(from, panel * kVector, to);
+      }
+    }
+  }
+}
+
+// What a row does not see of t[0, width) becomes -inf; t is that of key `first`, a multiple of 16.
+inline void HideKeys(float* t, int64_t first, int64_t width, const Bits& bits) {
+  const F d;
+  const VF excluded = hn::Set(d, -std::numeric_limits<float>::infinity());
+  for (int64_t j = 0; j < width; j += kVector) {
+    const int64_t key = first + j;
+    const uint64_t some = bits.words[key / 64] >> (key % 64);
+    const auto seen = hn::LoadMaskBits(d, reinterpret_cast<const uint8_t*>(&some));
+    hn::StoreU(hn::IfThenElse(seen, hn::LoadU(d, t + j), excluded), d, t + j);
+  }
 }
 
 // All rows of a transposed A over all k.
 inline void MultiplyTransposed(const Product& t, int64_t rows, int64_t k, int64_t vectors) {
   for (int64_t r = 0, n; r < rows; r += n) {
     n = NextGroup(rows - r);
-    StripOf<true, false>(n, t, r, {0, k}, nullptr, 0, vectors);
+    StripOf<true>(n, t, r, {0, k}, 0, vectors);
   }
 }
 

@@ -68,7 +68,7 @@ inline std::vector<Drawn> lattice(uint32_t seed) {
     c.bias_dtype = one_of(DType::f32, c.dtype);
     c.spread = one_of(1.0f, 2.0f);
     std::string mask = "all";
-    switch (random() % 7) {
+    switch (random() % 12) {
       case 0:
       case 1:
         c.mask = causal(), mask = "causal";
@@ -101,6 +101,41 @@ inline std::vector<Drawn> lattice(uint32_t seed) {
         c.mask = prefix_lm(n), mask = "prefix";
         break;
       }
+      case 7: {  // rows, heads and batches of their own or not; some rows see nothing, some keys are seen by no one
+        const std::array<int64_t, 4> shape{random() % 2 ? 1 : c.B, random() % 2 ? 1 : c.Hq, random() % 4 ? L : 1, S};
+        const uint32_t odds = 1 + random() % 4;
+        std::vector<char> pairs(shape[0] * shape[1] * shape[2] * S + 1);
+        for (char& x : pairs) x = random() % 5 < odds;
+        for (int64_t x = 0; S > 0 && x + S <= static_cast<int64_t>(pairs.size()); x += S)
+          if (random() % 8 == 0) std::fill_n(pairs.begin() + x, S, 0);
+        c.mask = boolean(reinterpret_cast<bool*>(pairs.data()), shape), mask = "boolean";
+        if (random() % 2) c.mask = c.mask & causal(), mask += " causal";
+        break;
+      }
+      case 8:
+        c.mask = (dilated(90, one_of(2, 5, 64)) | global_tokens({0, 20})) & causal(), mask = "dilated or global";
+        break;
+      case 9: {
+        std::vector<BlockTable> tables(random() % 2 ? 1 : c.Hq);
+        for (BlockTable& t : tables) {
+          t.query_block = one_of(1, 8, 48, 128), t.key_block = one_of(1, 16, 40, 256), t.starts = {0};
+          for (int64_t i = 0; i < L; i += t.query_block) {
+            for (int64_t j = 0; j < S; j += t.key_block)
+              if (random() % 3 == 0) t.key_blocks.push_back(j / t.key_block);
+            t.starts.push_back(t.key_blocks.size());
+          }
+        }
+        c.mask = block_sparse(tables), mask = "block-sparse";
+        break;
+      }
+      case 10:
+        c.mask =
+            where([](int64_t b, int64_t h, int64_t i, int64_t j) { return (i * 31 + j * 17 + h * 5 + b) % 7 < 4; }),
+        mask = "where";
+        break;
+      case 11:
+        c.mask = !(window(3, one_of(0, 9)) | strided(0, 50)), mask = "not";
+        break;
     }
     if (random() % 3 == 0 && L > 0 && S > 0)
       c.bias = {one_of(int64_t{1}, c.B), one_of(int64_t{1}, c.Hq), one_of(int64_t{1}, L), one_of(int64_t{1}, S, S)};
