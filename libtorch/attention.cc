@@ -520,6 +520,19 @@ Tensor packed_attention_weights(const Tensor& q, const Tensor& k, int64_t heads,
   return weights_of(q, k, {heads, kv_heads}, options);
 }
 
+Mask boolean_mask(const Tensor& visible) {
+  if (visible.scalar_type() != torch::kBool || visible.dim() > 4)
+    throw Error("the mask is " + std::string(c10::toString(visible.scalar_type())) + " of shape " +
+                shape_text(visible) + "; give a bool tensor that broadcasts to [batch, head, query, key]");
+  const Tensor t = visible.cpu();
+  std::array<int64_t, 4> shape{1, 1, 1, 1}, stride{0, 0, 0, 0};
+  for (int64_t axis = 0; axis < t.dim(); ++axis) {
+    shape[4 - t.dim() + axis] = t.size(axis);
+    stride[4 - t.dim() + axis] = t.stride(axis);
+  }
+  return heed::boolean(t.data_ptr<bool>(), shape, stride);
+}
+
 Executor& torch_executor() {
   static TorchExecutor executor;
   return executor;

@@ -51,6 +51,11 @@ AttentionResult packed_attention(const torch::Tensor& q, const torch::Tensor& k,
 torch::Tensor packed_attention_weights(const torch::Tensor& q, const torch::Tensor& k, int64_t heads, int64_t kv_heads,
                                        const AttentionOptions& options = {});
 
+// A bool tensor as a mask: true where a query sees a key. Broadcasts to [B, Hq, L, S], right-aligned as in NumPy. Copied,
+// at one bit a pair: later changes of the tensor do not reach the mask. Throws heed::Error for another dtype or more
+// than 4 axes.
+Mask boolean_mask(const torch::Tensor& visible);
+
 // LibTorch's own threads as an executor, so that Heed never adds a second pool beside OpenMP's.
 Executor& torch_executor();
 

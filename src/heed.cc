@@ -153,8 +153,80 @@ heed_mask* heed_mask_prefix_lm(const int64_t* prefix, size_t batch) {
     return heed::prefix_lm(std::vector<int64_t>(prefix, prefix + batch));
   });
 }
+heed_mask* heed_mask_ragged(const int64_t* queries, const int64_t* keys, size_t n, int64_t left, int64_t right) {
+  return made([&] {
+    if (!queries || !keys) throw heed::Error("the offsets are NULL; give n + 1 of queries and of keys");
+    return heed::ragged({queries, queries + n + 1}, {keys, keys + n + 1}, left, right);
+  });
+}
+heed_mask* heed_mask_dilated(int64_t reach, int64_t step) {
+  return made([&] { return heed::dilated(reach, step); });
+}
+heed_mask* heed_mask_strided(int64_t local, int64_t stride) {
+  return made([&] { return heed::strided(local, stride); });
+}
+heed_mask* heed_mask_fixed(int64_t block, int64_t summary) {
+  return made([&] { return heed::fixed(block, summary); });
+}
+heed_mask* heed_mask_global_tokens(const int64_t* positions, size_t n) {
+  return made([&] {
+    if (!positions && n) throw heed::Error("the positions are NULL; give n of them");
+    return heed::global_tokens(std::vector<int64_t>(positions, positions + n));
+  });
+}
+heed_mask* heed_mask_neighbourhood(const int64_t* size, const int64_t* kernel, size_t axes) {
+  return made([&] {
+    if (!size || !kernel) throw heed::Error("the sizes or kernels are NULL; give one of each for every axis");
+    return heed::neighbourhood({size, size + axes}, {kernel, kernel + axes});
+  });
+}
+heed_mask* heed_mask_block_sparse(int64_t query_block, int64_t key_block, const int64_t* starts, size_t rows,
+                                  const int64_t* key_blocks) {
+  return made([&] {
+    if (!starts) throw heed::Error("the starts are NULL; give one more than rows of blocks");
+    const int64_t n = starts[rows];
+    if (n < 0 || (n > 0 && !key_blocks))
+      throw heed::Error("the starts end with " + std::to_string(n) + " but there are no key blocks; give as many");
+    return heed::block_sparse(
+        heed::BlockTable{query_block, key_block, {starts, starts + rows + 1}, {key_blocks, key_blocks + n}});
+  });
+}
+heed_mask* heed_mask_boolean(const void* visible, const int64_t shape[4], const int64_t stride[4]) {
+  return made([&] {
+    if (!shape || !stride) throw heed::Error("the shape or the strides are NULL; give four of each");
+    return heed::boolean(static_cast<const bool*>(visible), {shape[0], shape[1], shape[2], shape[3]},
+                         {stride[0], stride[1], stride[2], stride[3]});
+  });
+}
+heed_mask* heed_mask_where(int (*sees)(void*, int64_t, int64_t, int64_t, int64_t), void* self, int by_batch,
+                           int by_head) {
+  return made([&] {
+    if (!sees) throw heed::Error("the function is NULL; give one of batch, head, query and key");
+    return heed::where([=](int64_t b, int64_t h, int64_t i, int64_t j) { return sees(self, b, h, i, j) != 0; },
+                       {by_batch != 0, by_head != 0});
+  });
+}
 heed_mask* heed_mask_and(const heed_mask* a, const heed_mask* b) {
   return made([&] { return (a ? a->mask : heed::Mask()) & (b ? b->mask : heed::Mask()); });
+}
+heed_mask* heed_mask_or(const heed_mask* a, const heed_mask* b) {
+  return made([&] { return (a ? a->mask : heed::Mask()) | (b ? b->mask : heed::Mask()); });
+}
+heed_mask* heed_mask_not(const heed_mask* a) {
+  return made([&] { return !(a ? a->mask : heed::Mask()); });
+}
+int heed_mask_sees(const heed_mask* mask, int64_t batches, int64_t heads, int64_t queries, int64_t keys, int64_t batch,
+                   int64_t head, int64_t query, int64_t key) {
+  int sees = -1;
+  guarded([&] {
+    const heed::MaskShape shape{batches, heads, queries, keys};
+    const auto inside = [](int64_t x, int64_t n) { return 0 <= x && x < n; };
+    if (!inside(batch, batches) || !inside(head, heads) || !inside(query, queries) || !inside(key, keys))
+      throw heed::Error("the pair lies outside the problem; batch, head, query and key count from 0");
+    if (mask) mask->mask.check(shape);
+    sees = !mask || mask->mask.sees(shape, batch, head, query, key);
+  });
+  return sees;
 }
 void heed_mask_free(heed_mask* mask) { delete mask; }
 

@@ -23,6 +23,62 @@ static void run_here(void* self, int64_t tasks, void (*task)(void*, int64_t), vo
   for (i = tasks; i-- > 0;) task(context, i);
 }
 
+static int odd(void* self, int64_t b, int64_t h, int64_t i, int64_t j) {
+  (void)b, (void)h;
+  return (i + j + *(const int*)self) % 2;
+}
+
+/* Each kind of mask sees a pair it should and not another; a NULL or a wrong number is an error. */
+static void check_masks(void) {
+  static const int64_t offsets[] = {0, 2, 4}, backward[] = {0, 2, 1}, size[] = {2, 2}, kernel[] = {1, 1};
+  static const int64_t starts[] = {0, 1, 2}, blocks[] = {1, 0}, shape[] = {1, 1, 1, 4}, stride[] = {0, 0, 0, 1};
+  static const unsigned char bytes[] = {1, 0, 2, 0};
+  int zero = 0;
+  heed_mask* made[13];
+  /* 4 queries, 4 keys: sees (3, yes), not (3, no) */
+  static const int yes[] = {2, 1, 0, 1, 0, 3, 1, 0, 0, 3, 1, 0, 3}, no[] = {0, 2, 1, 0, 3, 0, 2, 1, 1, 0, 0, 3, 0};
+  int n = 0, x;
+  made[n++] = heed_mask_ragged(offsets, offsets, 2, -1, 0);
+  made[n++] = heed_mask_dilated(2, 2);
+  made[n++] = heed_mask_strided(0, 3);
+  made[n++] = heed_mask_fixed(2, 1);
+  made[n++] = heed_mask_global_tokens(offsets, 1);
+  made[n++] = heed_mask_neighbourhood(size, kernel, 2);
+  made[n++] = heed_mask_block_sparse(2, 2, starts, 2, blocks);
+  made[n++] = heed_mask_boolean(bytes, shape, stride);
+  made[n++] = heed_mask_where(odd, &zero, 0, 0);
+  made[n++] = heed_mask_and(made[0], made[3]);
+  made[n++] = heed_mask_or(made[1], made[2]);
+  made[n++] = heed_mask_not(made[5]);
+  made[n++] = heed_mask_not(made[11]);
+  for (x = 0; x < n; ++x) {
+    const int skip = x == 6 || x == 10; /* told below */
+    CHECK(made[x] != NULL);
+    if (skip) continue;
+    CHECK(heed_mask_sees(made[x], 1, 1, 4, 4, 0, 0, 3, yes[x]) == 1);
+    CHECK(heed_mask_sees(made[x], 1, 1, 4, 4, 0, 0, 3, no[x]) == 0);
+  }
+  CHECK(heed_mask_sees(made[6], 1, 1, 4, 4, 0, 0, 1, 2) == 1); /* its first row of blocks sees block 1 */
+  CHECK(heed_mask_sees(made[6], 1, 1, 4, 4, 0, 0, 3, 2) == 0);
+  CHECK(heed_mask_sees(made[10], 1, 1, 4, 4, 0, 0, 3, 0) == 1); /* strided */
+  CHECK(heed_mask_sees(made[10], 1, 1, 4, 4, 0, 0, 3, 2) == 0);
+  CHECK(heed_mask_sees(made[5], 1, 1, 9, 9, 0, 0, 3, 0) == -1);
+  CHECK(heed_mask_sees(made[0], 1, 1, 4, 4, 0, 0, 4, 0) == -1);
+  CHECK(heed_mask_ragged(offsets, NULL, 2, -1, 0) == NULL);
+  CHECK(heed_mask_ragged(offsets, backward, 2, -1, 0) == NULL);
+  CHECK(strstr(heed_last_error(), "from 2 to 1") != NULL);
+  CHECK(heed_mask_dilated(-1, 2) == NULL);
+  CHECK(heed_mask_strided(0, 0) == NULL);
+  CHECK(heed_mask_fixed(2, 3) == NULL);
+  CHECK(heed_mask_global_tokens(NULL, 1) == NULL);
+  CHECK(heed_mask_neighbourhood(size, size, 2) == NULL);
+  CHECK(heed_mask_block_sparse(2, 2, NULL, 2, blocks) == NULL);
+  CHECK(heed_mask_block_sparse(2, 2, backward, 2, blocks) == NULL);
+  CHECK(heed_mask_boolean(NULL, shape, stride) == NULL);
+  CHECK(heed_mask_where(NULL, NULL, 0, 0) == NULL);
+  for (x = 0; x < n; ++x) heed_mask_free(made[x]);
+}
+
 int main(void) {
   enum { B = 2, H = 4, G = 2, L = 160, S = 170, D = 16, E = 24 };
   float *q = malloc(sizeof(float) * B * H * L * D), *k = malloc(sizeof(float) * B * G * S * D);
@@ -163,6 +219,7 @@ int main(void) {
     CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) != 0);
     CHECK(heed_mask_documents(NULL, 1) == NULL);
     CHECK(heed_mask_prefix_lm(NULL, 1) == NULL);
+    check_masks();
     a.mask = before;
     CHECK(heed_forward(&a, heed_dense_f32(out, B, H, L, E), heed_dense_f32(lse, B, H, L, 1)) == HEED_OK);
     heed_mask_free(documents);

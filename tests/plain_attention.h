@@ -43,8 +43,8 @@ inline Tensor visible(const Mask& mask, int64_t batch, int64_t heads, int64_t qu
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t h = 0; h < heads; ++h) {
       for (int64_t i = 0; i < queries; ++i) {
-        const Span span = mask.row({batch, heads, queries, keys}, b, h, i);
-        if (span.begin < span.end) result[b][h][i].slice(0, span.begin, span.end).fill_(true);
+        bool* row = result[b][h][i].data_ptr<bool>();
+        for (int64_t j = 0; j < keys; ++j) row[j] = mask.sees({batch, heads, queries, keys}, b, h, i, j);
       }
     }
   }

@@ -58,8 +58,30 @@ heed_mask* heed_mask_lengths(const int64_t* keys, size_t batch);
 /* Documents of these lengths, one after the other, the same in every batch. */
 heed_mask* heed_mask_documents(const int64_t* lengths, size_t documents);
 heed_mask* heed_mask_prefix_lm(const int64_t* prefix, size_t batch); /* one prefix for each batch, or one for all */
-heed_mask* heed_mask_and(const heed_mask* a, const heed_mask* b);    /* a new mask; a and b stay yours */
-void heed_mask_free(heed_mask* mask);                                /* NULL is fine */
+/* Sequences packed without padding, offsets of n + 1 entries each; sides as of the window, right = 0 is causal. */
+heed_mask* heed_mask_ragged(const int64_t* queries, const int64_t* keys, size_t n, int64_t left, int64_t right);
+heed_mask* heed_mask_dilated(int64_t reach, int64_t step);
+heed_mask* heed_mask_strided(int64_t local, int64_t stride);
+heed_mask* heed_mask_fixed(int64_t block, int64_t summary);
+heed_mask* heed_mask_global_tokens(const int64_t* positions, size_t n);
+heed_mask* heed_mask_neighbourhood(const int64_t* size, const int64_t* kernel, size_t axes); /* 1 to 3 axes */
+/* One table for all heads: starts has rows + 1 entries, key_blocks starts[rows], ascending in each row. */
+heed_mask* heed_mask_block_sparse(int64_t query_block, int64_t key_block, const int64_t* starts, size_t rows,
+                                  const int64_t* key_blocks);
+/* Bytes, nonzero: visible; shape [B or 1, Hq or 1, L or 1, S or 1], strides in bytes. Copied. */
+heed_mask* heed_mask_boolean(const void* visible, const int64_t shape[4], const int64_t stride[4]);
+/* Any function of batch, query head, query and key, nonzero: visible. Called from several threads. by_batch, by_head:
+ * whether it looks at them. `self` must live as long as the mask and all that is made of it. */
+heed_mask* heed_mask_where(int (*sees)(void* self, int64_t batch, int64_t head, int64_t query, int64_t key), void* self,
+                           int by_batch, int by_head);
+/* A new mask; a and b stay yours. */
+heed_mask* heed_mask_and(const heed_mask* a, const heed_mask* b);
+heed_mask* heed_mask_or(const heed_mask* a, const heed_mask* b);
+heed_mask* heed_mask_not(const heed_mask* a);
+/* Whether query `query` sees key `key` in a problem of this size: 1 or 0; -1 if the mask does not fit it. */
+int heed_mask_sees(const heed_mask* mask, int64_t batches, int64_t heads, int64_t queries, int64_t keys, int64_t batch,
+                   int64_t head, int64_t query, int64_t key);
+void heed_mask_free(heed_mask* mask); /* NULL is fine */
 
 /* Runs work in parallel with threads of yours: must call task(context, i) once for each i in [0, tasks) and return when
  * all are done, and must accept calls from several threads at once. run == NULL: Heed's own threads. */
