@@ -178,6 +178,27 @@ TEST(TorchAttention, MasksAndRowsThatSeeNothing) {
   EXPECT_TRUE(d_q[1].ne(0).any().item<bool>());
 }
 
+TEST(TorchAttention, MasksWithHoles) {
+  Problem p = dot_problem("");
+  for (const std::vector<int64_t>& shape :
+       std::vector<std::vector<int64_t>>{{9}, {7, 9}, {7, 1}, {4, 7, 9}, {2, 1, 7, 9}, {2, 4, 1, 9}, {2, 4, 7, 9}}) {
+    const Tensor visible = random(shape).gt(-0.3);
+    p.name = "a bool tensor of rank " + std::to_string(shape.size());
+    p.mask = boolean_mask(visible);
+    check(p);
+    const Tensor all = visible.expand({2, 4, 7, 9});
+    EXPECT_TRUE(torch::equal(plain::visible(p.mask, 2, 4, 7, 9), all));
+    EXPECT_TRUE(torch::equal(plain::visible(boolean_mask(all.transpose(2, 3)), 2, 4, 9, 7), all.transpose(2, 3)));
+  }
+  p.name = "composed";
+  p.mask = (dilated(4, 2) | global_tokens({0})) & !boolean_mask(random({2, 4, 7, 9}).gt(0.8));
+  check(p);
+  p.score = Score::additive, p.w = random({5});
+  check(p);
+  EXPECT_THROW(boolean_mask(torch::ones({2, 2})), Error);
+  EXPECT_THROW(boolean_mask(torch::ones({1, 1, 1, 2, 2}, torch::kBool)), Error);
+}
+
 TEST(TorchAttention, NothingBehindAMaskIsRead) {
   for (const auto dtype : kDTypes) {
     const Problem p = dot_problem("");
