@@ -4,12 +4,13 @@
 #include <string>
 
 namespace heed {
-namespace {
 
 std::string text(int64_t n) { return std::to_string(n); }
 
 std::string text(const Shape& s) {
-  return "[" + text(s[0]) + ", " + text(s[1]) + ", " + text(s[2]) + ", " + text(s[3]) + "]";
+  std::string all;
+  for (const int64_t size : s) all += (all.empty() ? "[" : ", ") + text(size);
+  return all + "]";
 }
 
 const char* text(DType t) {
@@ -17,11 +18,14 @@ const char* text(DType t) {
   return kNames[static_cast<int>(t)];
 }
 
+namespace {
+
 bool narrow(DType t) { return t == DType::f16 || t == DType::bf16; }
 
 bool empty(const Shape& s) { return s[0] * s[1] * s[2] * s[3] == 0; }
 
-// A view that is there, of a known dtype, with sizes that can be. One without elements needs no data.
+}  // namespace
+
 void check_view(const char* name, const ConstTensor& t) {
   if (!t.data && (t.shape == Shape{} || !empty(t.shape)))
     throw Error(std::string(name) + " has no data; give a tensor");
@@ -50,13 +54,12 @@ void check_shape(const char* name, const ConstTensor& t, const Shape& want, cons
     throw Error(std::string(name) + " has shape " + text(t.shape) + " but " + meaning + " is " + text(want));
 }
 
-void check_dtype(const char* name, const ConstTensor& t, DType want) {
+void check_dtype(const char* name, const ConstTensor& t, DType want, const char* of) {
   if (t.data && t.dtype != want)
-    throw Error(std::string(name) + " is " + text(t.dtype) + " but q is " + text(want) +
+    throw Error(std::string(name) + " is " + text(t.dtype) + " but " + of + " is " + text(want) +
                 "; all tensors of a call share one dtype");
 }
 
-// Two elements of a tensor that is written must not share memory: with one row on top of another, results would race.
 void check_writable(const char* name, const Tensor& t) {
   if (empty(t.shape)) return;
   for (int axis = 0; axis < 4; ++axis)
@@ -64,6 +67,8 @@ void check_writable(const char* name, const Tensor& t) {
       throw Error(std::string(name) + " is written but its axis " + text(axis) + " of size " + text(t.shape[axis]) +
                   " has stride 0; give it memory of its own");
 }
+
+namespace {
 
 // One number for each query head, or one for all.
 void check_head_values(const char* name, const ConstTensor& t, const Problem& p) {

@@ -1,9 +1,30 @@
 // Checks arguments before anything is written, and words the errors: one sentence, both numbers, what to do.
 #pragma once
 
+#include <string>
+
 #include "plan.h"
 
 namespace heed {
+
+// ---- One view at a time, for every operator's check ----
+
+std::string text(int64_t n);
+std::string text(const Shape& s);
+const char* text(DType t);
+
+// A view that is there, of a known dtype, with sizes that can be. One without elements needs no data.
+void check_view(const char* name, const ConstTensor& t);
+// Whose last dimension is contiguous.
+void check_rows(const char* name, const ConstTensor& t);
+// A view of the shape `want`, which `meaning` describes.
+void check_shape(const char* name, const ConstTensor& t, const Shape& want, const char* meaning);
+// A view, if it is there, of the dtype of the tensor `of`.
+void check_dtype(const char* name, const ConstTensor& t, DType want, const char* of = "q");
+// Two elements of a tensor that is written must not share memory: with one row on top of another, results would race.
+void check_writable(const char* name, const Tensor& t);
+
+// ---- The attention operator's calls ----
 
 Problem check_forward(const Attention& a, const Output& result);
 Problem check_backward(const Attention& a, const Incoming& in, const Gradients& gradients);
