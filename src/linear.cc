@@ -1,0 +1,131 @@
+// The door of linear attention: check the arguments, dispatch.
+#include "linear.h"
+
+#include <cmath>
+#include <string>
+
+#include "check.h"
+#include "passes.h"
+
+namespace heed {
+namespace {
+
+// States and sums over many elements are f32 beside f16 and bf16.
+DType exact(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
+
+void check_read(const char* name, const ConstTensor& t, const Shape& want, const char* meaning, DType dtype) {
+  check_shape(name, t, want, meaning);
+  check_rows(name, t);
+  check_dtype(name, t, dtype);
+}
+
+void check_written(const char* name, const Tensor& t, const Shape& want, const char* meaning, DType dtype) {
+  check_read(name, t, want, meaning, dtype);
+  check_writable(name, t);
+}
+
+void check_state(const char* name, const ConstTensor& t, const LinearProblem& p) {
+  check_shape(name, t, {p.B, p.Hkv, p.dk, p.dv}, "[B, Hkv, dk, dv]");
+  check_rows(name, t);
+  if (t.dtype != exact(p.a.q.dtype))
+    throw Error(std::string(name) + " is " + text(t.dtype) + " but for q of " + text(p.a.q.dtype) + " it must be " +
+                text(exact(p.a.q.dtype)));
+}
+
+LinearProblem check_linear(const LinearAttention& a) {
+  for (const auto& [name, t] : {std::pair{"q", a.q}, {"k", a.k}, {"v", a.v}}) {
+    check_view(name, t);
+    check_rows(name, t);
+    check_dtype(name, t, a.q.dtype);
+  }
+  if (a.q.shape[1] < 1 || a.k.shape[1] < 1)
+    throw Error("q has " + text(a.q.shape[1]) + " heads and k has " + text(a.k.shape[1]) + "; both need at least 1");
+  LinearProblem p{a, a.q.shape[0], a.q.shape[1], a.k.shape[1], 0, a.q.shape[2], a.q.shape[3], a.v.shape[3], 0};
+  if (p.Hq % p.Hkv != 0)
+    throw Error("k has " + text(p.Hkv) + " heads; q's " + text(p.Hq) + " heads need a divisor of " + text(p.Hq));
+  p.group = p.Hq / p.Hkv;
+  check_shape("k", a.k, {p.B, p.Hkv, p.T, p.dk}, "q's batch, length and head size with k's heads");
+  check_shape("v", a.v, {p.B, p.Hkv, p.T, p.dv}, "k's batch, heads and length with v's head size");
+  if (a.update < Update::linear || a.update > Update::gated_delta)
+    throw Error("update is number " + text(static_cast<int64_t>(a.update)) +
+                "; it must be linear (0), gated (1), delta (2) or gated_delta (3)");
+
+  if (p.decays() != (a.decay.data != nullptr) && !(p.decays() && p.B * p.T == 0))
+    throw Error(p.decays() ? "a gated update needs decay, of shape [" + text(p.B) + ", " + text(p.Hkv) + ", " +
+                                 text(p.T) + ", " + text(p.dk) + " or 1]"
+                           : "decay is given but the update has no gate; leave it out or set update to gated or "
+                             "gated_delta");
+  if (a.decay.data) {
+    check_rows("decay", a.decay);
+    check_shape("decay", a.decay, {p.B, p.Hkv, p.T, a.decay.shape[3] == 1 ? 1 : p.dk}, "[B, Hkv, T, dk or 1]");
+    if (a.decay.dtype != DType::f32 || exact(a.q.dtype) != DType::f32) check_dtype("decay", a.decay, a.q.dtype);
+  }
+  if (p.corrects() != (a.beta.data != nullptr) && !(p.corrects() && p.B * p.T == 0))
+    throw Error(p.corrects() ? "a delta update needs beta, of shape [" + text(p.B) + ", " + text(p.Hkv) + " or 1, " +
+                                   text(p.T) + ", 1]"
+                             : "beta is given but the update is not a delta rule; leave it out or set update to delta "
+                               "or gated_delta");
+  if (a.beta.data) {
+    check_shape("beta", a.beta, {p.B, a.beta.shape[1] == 1 ? 1 : p.Hkv, p.T, 1}, "[B, Hkv or 1, T, 1]");
+    if (a.beta.dtype != DType::f32 || exact(a.q.dtype) != DType::f32) check_dtype("beta", a.beta, a.q.dtype);
+  }
+  if (a.state.data) check_state("state", a.state, p);
+  p.scale = a.scale.value_or(1.0 / std::sqrt(static_cast<double>(p.dk)));
+  if (!std::isfinite(p.scale)) throw Error("scale is " + std::to_string(p.scale) + "; it must be a finite number");
+  return p;
+}
+
+}  // namespace
+
+LinearProblem check_linear(const LinearAttention& a, const LinearOutput& result) {
+  const LinearProblem p = check_linear(a);
+  check_written("out", result.out, {p.B, p.Hq, p.T, p.dv}, "[B, Hq, T, dv]", a.q.dtype);
+  if (result.state.data) {
+    check_state("the result's state", result.state, p);
+    check_writable("the result's state", result.state);
+  }
+  return p;
+}
+
+LinearProblem check_linear(const LinearAttention& a, const LinearIncoming& in, const LinearGradients& g) {
+  const LinearProblem p = check_linear(a);
+  if (p.corrects())
+    throw Error(
+        "the delta rules have no gradients in Heed, linear and gated updates have; write the recurrence with a "
+        "framework's own operators where you need them");
+  check_read("d_out", in.d_out, {p.B, p.Hq, p.T, p.dv}, "[B, Hq, T, dv]", a.q.dtype);
+  if (in.d_state.data) check_state("the incoming d_state", in.d_state, p);
+  if (g.d_q.data) check_written("d_q", g.d_q, a.q.shape, "q's shape", a.q.dtype);
+  if (g.d_k.data) check_written("d_k", g.d_k, a.k.shape, "k's shape", a.q.dtype);
+  if (g.d_v.data) check_written("d_v", g.d_v, a.v.shape, "v's shape", a.q.dtype);
+  if (g.d_decay.data) {
+    if (!a.decay.data) throw Error("d_decay is asked for but there is no decay; leave it out");
+    check_shape("d_decay", g.d_decay, a.decay.shape, "decay's shape");
+    check_rows("d_decay", g.d_decay);
+    check_writable("d_decay", g.d_decay);
+    if (g.d_decay.dtype != exact(a.q.dtype))
+      throw Error(std::string("d_decay is ") + text(g.d_decay.dtype) + " but for q of " + text(a.q.dtype) +
+                  " it must be " + text(exact(a.q.dtype)));
+  }
+  if (g.d_state.data) {
+    check_state("d_state", g.d_state, p);
+    check_writable("d_state", g.d_state);
+  }
+  return p;
+}
+
+void forward(const LinearAttention& a, const LinearOutput& result) {
+  const LinearProblem p = check_linear(a, result);
+  if (a.q.dtype == DType::f64) return reference::forward(p, result);
+  settle_target();
+  linear_forward_pass(p, result);
+}
+
+void backward(const LinearAttention& a, const LinearIncoming& in, const LinearGradients& gradients) {
+  const LinearProblem p = check_linear(a, in, gradients);
+  if (a.q.dtype == DType::f64) return reference::backward(p, in, gradients);
+  settle_target();
+  linear_backward_pass(p, in, gradients);
+}
+
+}  // namespace heed

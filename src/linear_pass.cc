@@ -1,0 +1,612 @@
+// Linear attention's passes: a matrix that tokens write to and read from, walked over from one end or the other.
+//
+// All of it is one kernel. With M a matrix of rows and columns, a token does
+//   M = M times its decay, of each row or of each column
+//   M[r][c] += x[r] * y[c]                   its writers, in order
+//   out[c] = sum over r of z[r] * M[r][c]    its readers
+// Forward, M is the state S [dk, dv]: x = k, y = v, z = q. The gradients are the same walk with other names:
+//   d_q    M = S' [dv, dk], forward: x = v, y = k, z = d_out
+//   d_k    M = D' [dv, dk], D the state's gradient, backward: x = d_out, y = scale q, z = v
+//   d_v    M = D [dk, dv], backward: x = scale q, y = d_out, z = k
+// so that each sum runs over rows, in order and with FMA, and vectors run across columns: columns do not know of each
+// other, and may be cut into pieces of work anywhere without a change of bits.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "linear_pass.cc"
+#include "targets.h"
+// clang-format off
+#include "hwy/foreach_target.h"  // compiles this file once for each target
+// clang-format on
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "hwy/highway.h"
+#include "linear.h"
+#include "threads.h"
+#include "tile-inl.h"
+
+#ifndef HEED_LINEAR_PASS_ONCE
+#define HEED_LINEAR_PASS_ONCE
+namespace heed {
+
+inline constexpr int64_t kTokens = 32;   // whose rows are widened at a time
+inline constexpr int64_t kColumns = 64;  // of the matrix of one piece of work: with 128 rows it fills a 32 KB cache
+
+enum class Decay { none, row, column };
+
+// Rows of floats: row `part` of token t is at data + t * token + part * part_step.
+struct TokenRows {
+  float* data = nullptr;
+  int64_t token = 0, part = 0;
+  float* at(int64_t t, int64_t p = 0) const { return data + t * token + p * part; }
+};
+
+// A walk over some tokens.
+struct Walk {
+  float* m;
+  int64_t rows, width;  // width is a multiple of kLanes
+  Decay by = Decay::none;
+  TokenRows decay = {};
+  int writers = 1;
+  TokenRows x = {}, y = {};
+  int readers = 1;
+  TokenRows z = {}, out = {};
+};
+
+}  // namespace heed
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace heed {
+namespace HWY_NAMESPACE {
+
+// e^x. Within 2 ulp; 0 below 2^-125, infinity from 2^127.5 on.
+HWY_INLINE VF Exp(F d, VF x) {
+  const hn::RebindToSigned<F> di;
+  const VF n = hn::Round(hn::Mul(x, hn::Set(d, kLog2e)));
+  // ln 2 in two parts, the first so short that n times it is exact without FMA, too.
+  const VF r = hn::NegMulAdd(n, hn::Set(d, 0x1.7f7d1cp-20f), hn::NegMulAdd(n, hn::Set(d, 0x1.62e4p-1f), x));
+  const VF f = hn::Mul(r, hn::Set(d, kLog2e));
+  const VF p = hn::MulAdd(Exp2Slope(d, f), f, hn::Set(d, 1.0f));
+  const VF y = hn::BitCast(d, hn::Add(hn::BitCast(di, p), ExponentBits(d, n)));
+  const VF small = hn::IfThenZeroElse(hn::Lt(n, hn::Set(d, -125.0f)), y);
+  const VF all = hn::IfThenElse(hn::Gt(n, hn::Set(d, 127.0f)), hn::Inf(d), small);
+  return hn::IfThenElse(hn::Eq(x, x), all, x);
+}
+
+// N tokens after each other, each with W writers from w on and R readers from r on, on V vectors of columns.
+template <Decay kBy, int N, int W, int R, int V>
+HWY_INLINE void Step(const Walk& k, const int64_t (&token)[N], int w, int r, int64_t column) {
+  const F d;
+  const float *decay[N], *x[N][W ? W : 1], *z[N][R ? R : 1];
+  VF y[N][W ? W : 1][V], out[N][R ? R : 1][V], by_column[N][V];
+  HEED_UNROLL
+  for (int n = 0; n < N; ++n) {
+    const int64_t t = token[n];
+    if constexpr (kBy == Decay::row) decay[n] = k.decay.at(t);
+    HEED_UNROLL
+    for (int i = 0; i < W; ++i) x[n][i] = k.x.at(t, w + i);
+    HEED_UNROLL
+    for (int i = 0; i < R; ++i) z[n][i] = k.z.at(t, r + i);
+    HEED_UNROLL
+    for (int v = 0; v < V; ++v) {
+      const int64_t c = column + v * kVector;
+      if constexpr (kBy == Decay::column) by_column[n][v] = hn::LoadU(d, k.decay.at(t) + c);
+      HEED_UNROLL
+      for (int i = 0; i < W; ++i) y[n][i][v] = hn::LoadU(d, k.y.at(t, w + i) + c);
+      HEED_UNROLL
+      for (int i = 0; i < R; ++i) out[n][i][v] = hn::Zero(d);
+    }
+  }
+  float* HWY_RESTRICT m = k.m + column;
+  for (int64_t row = 0; row < k.rows; ++row, m += k.width) {
+    VF s[V];
+    HEED_UNROLL
+    for (int v = 0; v < V; ++v) s[v] = hn::LoadU(d, m + v * kVector);
+    HEED_UNROLL
+    for (int n = 0; n < N; ++n) {
+      HEED_UNROLL
+      for (int v = 0; v < V; ++v) {
+        if constexpr (kBy == Decay::row) s[v] = hn::Mul(s[v], hn::Set(d, decay[n][row]));
+        if constexpr (kBy == Decay::column) s[v] = hn::Mul(s[v], by_column[n][v]);
+      }
+      HEED_UNROLL
+      for (int i = 0; i < W; ++i) {
+        const VF a = hn::Set(d, x[n][i][row]);
+        HEED_UNROLL
+        for (int v = 0; v < V; ++v) s[v] = hn::MulAdd(a, y[n][i][v], s[v]);
+      }
+      HEED_UNROLL
+      for (int i = 0; i < R; ++i) {
+        const VF a = hn::Set(d, z[n][i][row]);
+        HEED_UNROLL
+        for (int v = 0; v < V; ++v) out[n][i][v] = hn::MulAdd(a, s[v], out[n][i][v]);
+      }
+    }
+    if constexpr (W > 0 || kBy != Decay::none) {
+      HEED_UNROLL
+      for (int v = 0; v < V; ++v) hn::StoreU(s[v], d, m + v * kVector);
+    }
+  }
+  HEED_UNROLL
+  for (int n = 0; n < N; ++n) {
+    HEED_UNROLL
+    for (int i = 0; i < R; ++i) {
+      HEED_UNROLL
+      for (int v = 0; v < V; ++v) hn::StoreU(out[n][i][v], d, k.out.at(token[n], r + i) + column + v * kVector);
+    }
+  }
+}
+
+// One token with any number of writers and readers, two at a time.
+template <Decay kBy, int V>
+inline void Token(const Walk& k, int64_t t, int64_t column) {
+  const int64_t token[1] = {t};
+  const auto step = [&]<Decay kNow>(int w, int nw, int r, int nr) HWY_ATTR {
+    switch (3 * nw + nr) {
+      case 1:
+        return Step<kNow, 1, 0, 1, V>(k, token, w, r, column);
+      case 2:
+        return Step<kNow, 1, 0, 2, V>(k, token, w, r, column);
+      case 3:
+        return Step<kNow, 1, 1, 0, V>(k, token, w, r, column);
+      case 4:
+        return Step<kNow, 1, 1, 1, V>(k, token, w, r, column);
+      case 5:
+        return Step<kNow, 1, 1, 2, V>(k, token, w, r, column);
+      case 6:
+        return Step<kNow, 1, 2, 0, V>(k, token, w, r, column);
+      case 7:
+        return Step<kNow, 1, 2, 1, V>(k, token, w, r, column);
+      default:
+        return Step<kNow, 1, 2, 2, V>(k, token, w, r, column);
+    }
+  };
+  int w = 0, r = 0;
+  while (w < k.writers || r < k.readers) {
+    const int nw = std::min(2, k.writers - w), nr = w + nw == k.writers ? std::min(2, k.readers - r) : 0;
+    if (w == 0 && r == 0)
+      step.template operator()<kBy>(w, nw, r, nr);
+    else
+      step.template operator()<Decay::none>(w, nw, r, nr);
+    w += nw;
+    r += nr;
+  }
+}
+
+template <Decay kBy, int V>
+HWY_NOINLINE void Strip(const Walk& k, int64_t tokens, bool back, int64_t column) {
+  int64_t t = 0;
+  const auto nth = [&](int64_t n) { return back ? tokens - 1 - n : n; };
+  // Two tokens for each load and store of the matrix.
+  if (k.writers == 1 && k.readers == 1)
+    for (; t + 2 <= tokens; t += 2) {
+      const int64_t two[2] = {nth(t), nth(t + 1)};
+      Step<kBy, 2, 1, 1, V>(k, two, 0, 0, column);
+    }
+  for (; t < tokens; ++t) Token<kBy, V>(k, nth(t), column);
+}
+
+// Calls f.operator()<V>(column) for strips of V vectors that cover the width.
+template <class Function>
+inline void Strips(int64_t width, Function&& f) {
+  for (int64_t column = 0; column < width;) {
+    if (width - column >= kPanel) {
+      f.template operator()<kWide>(column);
+      column += kPanel;
+    } else {
+      f.template operator()<1>(column);
+      column += kVector;
+    }
+  }
+}
+
+// Tokens [0, tokens) of the walk's rows; from the last to the first if `back`.
+inline void Go(const Walk& k, int64_t tokens, bool back) {
+  Strips(k.width, [&]<int V>(int64_t column) HWY_ATTR {
+    switch (k.by) {
+      case Decay::none:
+        return Strip<Decay::none, V>(k, tokens, back, column);
+      case Decay::row:
+        return Strip<Decay::row, V>(k, tokens, back, column);
+      case Decay::column:
+        return Strip<Decay::column, V>(k, tokens, back, column);
+    }
+  });
+}
+
+// The delta rules' way: what is written is beta (v - M' k), read from the decayed matrix. v and u: rows of the width.
+inline void GoDelta(const Walk& k, int64_t tokens, const float* beta, const TokenRows& v, const TokenRows& u) {
+  const F d;
+  Walk look = k, write = k;
+  look.writers = 0;
+  look.readers = 1;
+  look.z = k.x;
+  look.out = u;
+  write.by = Decay::none;
+  write.y = u;
+  Strips(k.width, [&]<int V>(int64_t column) HWY_ATTR {
+    for (int64_t t = 0; t < tokens; ++t) {
+      const int64_t token[1] = {t};
+      if (k.by == Decay::row)
+        Step<Decay::row, 1, 0, 1, V>(look, token, 0, 0, column);
+      else
+        Step<Decay::none, 1, 0, 1, V>(look, token, 0, 0, column);
+      for (int64_t c = column; c < column + V * kVector; c += kVector) {
+        const VF error = hn::Sub(hn::LoadU(d, v.at(t) + c), hn::LoadU(d, u.at(t) + c));
+        hn::StoreU(hn::Mul(hn::Set(d, beta[t]), error), d, u.at(t) + c);
+      }
+      Token<Decay::none, V>(write, t, column);
+    }
+  });
+}
+
+// out[c] = sum over rows of a[r][c] * b[r][c], times factor[c].
+inline void ColumnDots(const float* a, const float* b, int64_t rows, int64_t width, const float* factor, float* out) {
+  const F d;
+  for (int64_t c = 0; c < width; c += kVector) {
+    VF sum = hn::Zero(d);
+    for (int64_t r = 0; r < rows; ++r)
+      sum = hn::MulAdd(hn::LoadU(d, a + r * width + c), hn::LoadU(d, b + r * width + c), sum);
+    hn::StoreU(hn::Mul(sum, hn::LoadU(d, factor + c)), d, out + c);
+  }
+}
+
+// Hands out parts of a worker's memory.
+class Carver {
+ public:
+  explicit Carver(float* from) : next_(from) {}
+  float* take(int64_t floats) {
+    float* const mine = next_;
+    next_ += round_up(floats, kLanes);
+    return mine;
+  }
+  // Rows of `width` for each token of a tile and each of its parts.
+  TokenRows rows(int64_t width, int64_t parts = 1) {
+    return {take((kTokens + 1) * parts * width), parts * width, width};
+  }
+
+ private:
+  float* next_;
+};
+
+// T: the type of q, k and v.
+template <class T>
+struct Linear {
+  const LinearProblem& p;
+  const int64_t G = p.group, dk = round_up(p.dk, kLanes), dv = round_up(p.dv, kLanes);
+
+  static int64_t offset(const ConstTensor& t, int64_t b, int64_t h, int64_t i) {
+    return b * t.stride[0] + (t.shape[1] == 1 ? 0 : h) * t.stride[1] + i * t.stride[2];
+  }
+
+  // Elements [x0, x0 + n) of one row, times factor, zeros up to `padded`.
+  static void row(const ConstTensor& t, int64_t b, int64_t h, int64_t i, int64_t x0, int64_t n, int64_t padded,
+                  float factor, float* to) {
+    const int64_t at = offset(t, b, h, i) + x0;
+    if (t.dtype == DType::f32)
+      WidenRow(static_cast<const float*>(t.data) + at, n, padded, factor, to);
+    else
+      WidenRow(static_cast<const T*>(t.data) + at, n, padded, factor, to);
+  }
+
+  static void store(const float* from, const Tensor& t, int64_t b, int64_t h, int64_t i, int64_t x0, int64_t n,
+                    float factor) {
+    const int64_t at = offset(t, b, h, i) + x0;
+    if (t.dtype == DType::f32)
+      NarrowRow(from, n, factor, static_cast<float*>(t.data) + at);
+    else
+      NarrowRow(from, n, factor, static_cast<T*>(t.data) + at);
+  }
+
+  // exp(g) of channels [x0, x0 + n) at token t; ones behind the last token.
+  void decay_row(int64_t b, int64_t h, int64_t t, int64_t x0, int64_t n, int64_t padded, float* to) const {
+    const F d;
+    if (t == p.T) {
+      std::fill(to, to + padded, 1.0f);
+      return;
+    }
+    const bool one = p.a.decay.shape[3] == 1;
+    if (one)
+      row(p.a.decay, b, h, t, 0, 1, kLanes, 1.0f, to);
+    else
+      row(p.a.decay, b, h, t, x0, n, padded, 1.0f, to);
+    for (int64_t x = 0; x < (one ? kLanes : padded); x += kVector) hn::StoreU(Exp(d, hn::LoadU(d, to + x)), d, to + x);
+    if (one) std::fill(to, to + padded, float{to[0]});
+  }
+
+  // Columns [x0, x0 + n) of a state, or of its transpose, which then has rows of channels.
+  void load_state(const ConstTensor& s, int64_t b, int64_t h, bool transposed, int64_t x0, int64_t n, int64_t width,
+                  float* m) const {
+    std::fill(m, m + (transposed ? p.dv : p.dk) * width, 0.0f);
+    if (!s.data) return;
+    if (!transposed)
+      for (int64_t i = 0; i < p.dk; ++i) row(s, b, h, i, x0, n, width, 1.0f, m + i * width);
+    else
+      for (int64_t i = 0; i < n; ++i) {
+        const float* from = static_cast<const float*>(s.data) + offset(s, b, h, x0 + i);
+        for (int64_t c = 0; c < p.dv; ++c) m[c * width + i] = from[c];
+      }
+  }
+  void store_state(const float* m, const Tensor& s, int64_t b, int64_t h, int64_t x0, int64_t n, int64_t width) const {
+    for (int64_t i = 0; i < p.dk && s.data; ++i) store(m + i * width, s, b, h, i, x0, n, 1.0f);
+  }
+
+  // ---- Forward: columns [c0, c0 + n) of one head's values ----
+
+  int64_t forward_memory(int64_t width) const {
+    return dk * width + (kTokens + 1) * ((2 + G) * dk + (2 + G) * width + 1) + 16 * kLanes;
+  }
+
+  void forward(const LinearOutput& result, int64_t b, int64_t h, int64_t c0, int64_t n, float* memory) const {
+    const int64_t width = round_up(n, kLanes);
+    Carver carver(memory);
+    Walk walk{.m = carver.take(p.dk * width), .rows = p.dk, .width = width};
+    walk.by = p.decays() ? Decay::row : Decay::none;
+    walk.decay = carver.rows(dk);
+    walk.x = carver.rows(dk);
+    walk.y = carver.rows(width);
+    walk.readers = static_cast<int>(G);
+    walk.z = carver.rows(dk, G);
+    walk.out = carver.rows(width, G);
+    const TokenRows u = carver.rows(width);
+    float* const beta = carver.take(kTokens + kLanes);
+    load_state(p.a.state, b, h, false, c0, n, width, walk.m);
+    for (int64_t t0 = 0; t0 < p.T; t0 += kTokens) {
+      const int64_t tokens = std::min(kTokens, p.T - t0);
+      for (int64_t t = 0; t < tokens; ++t) {
+        if (p.decays()) decay_row(b, h, t0 + t, 0, p.dk, dk, walk.decay.at(t));
+        if (p.corrects()) row(p.a.beta, b, h, t0 + t, 0, 1, 1, 1.0f, beta + t);
+        row(p.a.k, b, h, t0 + t, 0, p.dk, dk, 1.0f, walk.x.at(t));
+        row(p.a.v, b, h, t0 + t, c0, n, width, 1.0f, walk.y.at(t));
+        for (int64_t g = 0; g < G; ++g) row(p.a.q, b, h * G + g, t0 + t, 0, p.dk, dk, 1.0f, walk.z.at(t, g));
+      }
+      if (p.corrects())
+        GoDelta(walk, tokens, beta, walk.y, u);
+      else
+        Go(walk, tokens, false);
+      for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t g = 0; g < G; ++g)
+          store(walk.out.at(t, g), result.out, b, h * G + g, t0 + t, c0, n, static_cast<float>(p.scale));
+    }
+    store_state(walk.m, result.state, b, h, c0, n, width);
+  }
+
+  // ---- Backward, of values: columns [c0, c0 + n) of d_v and of the first state's gradient ----
+
+  int64_t values_memory(int64_t width) const { return forward_memory(width); }
+
+  void values(const LinearIncoming& in, const LinearGradients& out, int64_t b, int64_t h, int64_t c0, int64_t n,
+              float* memory) const {
+    const int64_t width = round_up(n, kLanes);
+    Carver carver(memory);
+    Walk walk{.m = carver.take(p.dk * width), .rows = p.dk, .width = width};
+    walk.by = p.decays() ? Decay::row : Decay::none;
+    walk.decay = carver.rows(dk);  // of the token after: it is what lies between the two
+    walk.writers = static_cast<int>(G);
+    walk.x = carver.rows(dk, G);
+    walk.y = carver.rows(width, G);
+    walk.z = carver.rows(dk);
+    walk.out = carver.rows(width);
+    load_state(in.d_state, b, h, false, c0, n, width, walk.m);
+    for (int64_t t0 = (p.T - 1) / kTokens * kTokens; t0 >= 0 && p.T > 0; t0 -= kTokens) {
+      const int64_t tokens = std::min(kTokens, p.T - t0);
+      for (int64_t t = 0; t < tokens; ++t) {
+        if (p.decays()) decay_row(b, h, t0 + t + 1, 0, p.dk, dk, walk.decay.at(t));
+        for (int64_t g = 0; g < G; ++g) {
+          row(p.a.q, b, h * G + g, t0 + t, 0, p.dk, dk, static_cast<float>(p.scale), walk.x.at(t, g));
+          row(in.d_out, b, h * G + g, t0 + t, c0, n, width, 1.0f, walk.y.at(t, g));
+        }
+        row(p.a.k, b, h, t0 + t, 0, p.dk, dk, 1.0f, walk.z.at(t));
+      }
+      Go(walk, tokens, true);
+      for (int64_t t = 0; t < tokens && out.d_v.data; ++t) store(walk.out.at(t), out.d_v, b, h, t0 + t, c0, n, 1.0f);
+    }
+    if (!out.d_state.data) return;
+    if (p.decays() && p.T > 0) {
+      float* const first = walk.decay.at(0);
+      decay_row(b, h, 0, 0, p.dk, dk, first);
+      for (int64_t i = 0; i < p.dk; ++i)
+        for (int64_t c = 0; c < width; ++c) walk.m[i * width + c] *= first[i];
+    }
+    store_state(walk.m, out.d_state, b, h, c0, n, width);
+  }
+
+  // ---- Backward, of keys: columns [i0, i0 + n) of d_q, d_k and d_decay ----
+
+  // Tokens between two states that are kept.
+  int64_t chunk() const {
+    return round_up(static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(p.T)))), kTokens);
+  }
+
+  int64_t keys_memory(int64_t width, bool with_decay) const {
+    const int64_t states = with_decay ? chunk() + (p.T + chunk() - 1) / chunk() : 0;
+    return (2 + states) * (dv * width + kLanes) + (kTokens + 1) * ((1 + G) * dv + (4 + 2 * G) * width) + 16 * kLanes;
+  }
+
+  // d_channels: where d_decay of each channel goes, [T, dk], if decay has one number for all of them.
+  void keys(const LinearIncoming& in, const LinearGradients& out, int64_t b, int64_t h, int64_t i0, int64_t n,
+            float* d_channels, float* memory) const {
+    const int64_t width = round_up(n, kLanes), size = p.dv * width, every = chunk();
+    const bool with_decay = out.d_decay.data != nullptr, backwards = with_decay || out.d_k.data;
+    Carver carver(memory);
+    Walk state{.m = carver.take(size), .rows = p.dv, .width = width};
+    Walk gradient = state;
+    gradient.m = carver.take(size);
+    const TokenRows v = carver.rows(dv), d_out = carver.rows(dv, G), k = carver.rows(width), q = carver.rows(width, G);
+    const TokenRows now = carver.rows(width), after = carver.rows(width);
+    state.by = gradient.by = p.decays() ? Decay::column : Decay::none;
+    state.decay = now;
+    state.x = v;
+    state.y = k;
+    state.readers = out.d_q.data ? static_cast<int>(G) : 0;
+    state.z = d_out;
+    state.out = carver.rows(width, G);
+    gradient.decay = after;
+    gradient.writers = static_cast<int>(G);
+    gradient.x = d_out;
+    gradient.y = q;
+    gradient.z = v;
+    gradient.out = carver.rows(width);
+    float* const kept = with_decay ? carver.take((p.T + every - 1) / every * size) : nullptr;  // before each chunk
+    float* const before = with_decay ? carver.take(every * size) : nullptr;  // before each token of one
+
+    const auto read = [&](int64_t t0, int64_t tokens) {
+      for (int64_t t = 0; t < tokens; ++t) {
+        if (p.decays()) {
+          decay_row(b, h, t0 + t, i0, n, width, now.at(t));
+          decay_row(b, h, t0 + t + 1, i0, n, width, after.at(t));
+        }
+        row(p.a.v, b, h, t0 + t, 0, p.dv, dv, 1.0f, v.at(t));
+        row(p.a.k, b, h, t0 + t, i0, n, width, 1.0f, k.at(t));
+        for (int64_t g = 0; g < G; ++g) {
+          row(in.d_out, b, h * G + g, t0 + t, 0, p.dv, dv, 1.0f, d_out.at(t, g));
+          row(p.a.q, b, h * G + g, t0 + t, i0, n, width, static_cast<float>(p.scale), q.at(t, g));
+        }
+      }
+    };
+
+    if (out.d_q.data || with_decay) {
+      load_state(p.a.state, b, h, true, i0, n, width, state.m);
+      for (int64_t t0 = 0; t0 < p.T; t0 += kTokens) {
+        const int64_t tokens = std::min(kTokens, p.T - t0);
+        if (with_decay && t0 % every == 0) std::copy(state.m, state.m + size, kept + t0 / every * size);
+        read(t0, tokens);
+        Go(state, tokens, false);
+        for (int64_t t = 0; t < tokens && out.d_q.data; ++t)
+          for (int64_t g = 0; g < G; ++g)
+            store(state.out.at(t, g), out.d_q, b, h * G + g, t0 + t, i0, n, static_cast<float>(p.scale));
+      }
+    }
+    if (!backwards) return;
+
+    load_state(in.d_state, b, h, true, i0, n, width, gradient.m);
+    state.readers = 0;
+    for (int64_t c0 = (p.T - 1) / every * every; c0 >= 0 && p.T > 0; c0 -= every) {
+      const int64_t c1 = std::min(c0 + every, p.T);
+      if (with_decay) {  // the chunk's states once more
+        std::copy(kept + c0 / every * size, kept + (c0 / every + 1) * size, state.m);
+        for (int64_t t0 = c0; t0 < c1; t0 += kTokens) {
+          const int64_t tokens = std::min(kTokens, c1 - t0);
+          read(t0, tokens);
+          for (int64_t t = 0; t < tokens; ++t) {
+            std::copy(state.m, state.m + size, before + (t0 + t - c0) * size);
+            one_token(state, t);
+          }
+        }
+      }
+      for (int64_t t0 = c0 + (c1 - c0 - 1) / kTokens * kTokens; t0 >= c0; t0 -= kTokens) {
+        const int64_t tokens = std::min(kTokens, c1 - t0);
+        read(t0, tokens);
+        if (!with_decay) Go(gradient, tokens, true);
+        for (int64_t t = tokens - 1; t >= 0 && with_decay; --t) {
+          one_token(gradient, t);
+          float* const d_decay = k.at(t);  // whose row is done with
+          ColumnDots(gradient.m, before + (t0 + t - c0) * size, p.dv, width, now.at(t), d_decay);
+          if (d_channels)
+            std::copy(d_decay, d_decay + n, d_channels + (t0 + t) * p.dk + i0);
+          else
+            store(d_decay, out.d_decay, b, h, t0 + t, i0, n, 1.0f);
+        }
+        for (int64_t t = 0; t < tokens && out.d_k.data; ++t)
+          store(gradient.out.at(t), out.d_k, b, h, t0 + t, i0, n, 1.0f);
+      }
+    }
+  }
+
+  // A walk's token t alone.
+  static void one_token(Walk walk, int64_t t) {
+    for (TokenRows* r : {&walk.decay, &walk.x, &walk.y, &walk.z, &walk.out}) r->data += t * r->token;
+    Go(walk, 1, false);
+  }
+
+  // ---- All heads ----
+
+  // As wide as keeps all workers busy.
+  int64_t width_of(int64_t columns, int64_t pieces_wanted) const {
+    int64_t width = kColumns;
+    while (width > kLanes && p.B * p.Hkv * ((columns + width - 1) / width) < pieces_wanted) width /= 2;
+    return width;
+  }
+
+  void run_forward(const LinearOutput& result) const {
+    const int most = workers(p.a.executor);
+    const int64_t width = width_of(p.dv, most), blocks = (p.dv + width - 1) / width;
+    std::vector<Memory> memory(most);
+    parallel(p.a.executor, most, p.B * p.Hkv * blocks, [&](int worker, int64_t piece) {
+      const int64_t head = piece / blocks, c0 = piece % blocks * width;
+      forward(result, head / p.Hkv, head % p.Hkv, c0, std::min(width, p.dv - c0),
+              memory[worker].floats(forward_memory(width)));
+    });
+  }
+
+  void run_backward(const LinearIncoming& in, const LinearGradients& out) const {
+    const int most = workers(p.a.executor);
+    const bool with_decay = out.d_decay.data != nullptr, per_head = with_decay && out.d_decay.shape[3] == 1;
+    const bool of_keys = out.d_q.data || out.d_k.data || with_decay, of_values = out.d_v.data || out.d_state.data;
+    const int64_t i_width = width_of(p.dk, most), c_width = width_of(p.dv, most);
+    const int64_t i_blocks = of_keys ? (p.dk + i_width - 1) / i_width : 0;
+    const int64_t c_blocks = of_values ? (p.dv + c_width - 1) / c_width : 0;
+    const int64_t floats = std::max(keys_memory(i_width, with_decay), values_memory(c_width));
+    std::vector<float> d_channels(per_head ? p.B * p.Hkv * p.T * p.dk : 0);
+    std::vector<Memory> memory(most);
+    const int64_t heads = p.B * p.Hkv, blocks = i_blocks + c_blocks;
+    parallel(p.a.executor, most, heads * blocks, [&](int worker, int64_t piece) {
+      const int64_t head = piece / blocks, block = piece % blocks, b = head / p.Hkv, h = head % p.Hkv;
+      float* const mine = memory[worker].floats(floats);
+      if (block < i_blocks) {
+        const int64_t i0 = block * i_width;
+        keys(in, out, b, h, i0, std::min(i_width, p.dk - i0),
+             per_head ? d_channels.data() + head * p.T * p.dk : nullptr, mine);
+      } else {
+        const int64_t c0 = (block - i_blocks) * c_width;
+        values(in, out, b, h, c0, std::min(c_width, p.dv - c0), mine);
+      }
+    });
+    if (!per_head) return;
+    parallel(p.a.executor, heads, [&](int64_t head) {
+      for (int64_t t = 0; t < p.T; ++t) {
+        const float* each = d_channels.data() + (head * p.T + t) * p.dk;
+        double sum = 0;
+        for (int64_t i = 0; i < p.dk; ++i) sum += each[i];
+        const float rounded = static_cast<float>(sum);
+        store(&rounded, out.d_decay, head / p.Hkv, head % p.Hkv, t, 0, 1, 1.0f);
+      }
+    });
+  }
+};
+
+template <class Function>
+void WithType(const LinearProblem& p, Function&& f) {
+  if (p.a.q.dtype == DType::f16)
+    f(Linear<hwy::float16_t>{p});
+  else if (p.a.q.dtype == DType::bf16)
+    f(Linear<hwy::bfloat16_t>{p});
+  else
+    f(Linear<float>{p});
+}
+
+void LinearForward(const LinearProblem& p, const LinearOutput& result) {
+  WithType(p, [&](const auto& linear) { linear.run_forward(result); });
+}
+void LinearBackward(const LinearProblem& p, const LinearIncoming& in, const LinearGradients& gradients) {
+  WithType(p, [&](const auto& linear) { linear.run_backward(in, gradients); });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace heed
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace heed {
+HWY_EXPORT(LinearForward);
+HWY_EXPORT(LinearBackward);
+void linear_forward_pass(const LinearProblem& p, const LinearOutput& result) {
+  HWY_DYNAMIC_DISPATCH(LinearForward)(p, result);
+}
+void linear_backward_pass(const LinearProblem& p, const LinearIncoming& in, const LinearGradients& gradients) {
+  HWY_DYNAMIC_DISPATCH(LinearBackward)(p, in, gradients);
+}
+}  // namespace heed
+#endif
