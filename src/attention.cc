@@ -35,6 +35,7 @@ void forward(const Attention& a, const Output& result) {
   if (a.q.dtype == DType::f64) return reference::forward(p, result);
   with_plan(a, [&](Plan::State& plan) {
     plan.prepare(p, workers(a.executor));
+    check_table(p, plan.tiling);
     plan.way == Way::blocks ? decode_pass(p, plan, result) : forward_pass(p, plan, result);
   });
 }

@@ -14,7 +14,7 @@ std::string text(const Shape& s) {
 }
 
 const char* text(DType t) {
-  constexpr const char* kNames[] = {"f32", "f64", "f16", "bf16"};
+  constexpr const char* kNames[] = {"f32", "f64", "f16", "bf16", "i8"};
   return kNames[static_cast<int>(t)];
 }
 
@@ -26,10 +26,12 @@ bool empty(const Shape& s) { return s[0] * s[1] * s[2] * s[3] == 0; }
 
 }  // namespace
 
-void check_view(const char* name, const ConstTensor& t) {
+void check_view(const char* name, const ConstTensor& t, bool in_pages) {
   if (!t.data && (t.shape == Shape{} || !empty(t.shape)))
     throw Error(std::string(name) + " has no data; give a tensor");
-  if (t.dtype != DType::f32 && t.dtype != DType::f64 && !narrow(t.dtype))
+  if (t.dtype == DType::i8 && !in_pages)
+    throw Error(std::string(name) + " is i8, which only keys and values in pages are; give pages.table, or widen it");
+  if (t.dtype != DType::f32 && t.dtype != DType::f64 && !narrow(t.dtype) && t.dtype != DType::i8)
     throw Error(std::string(name) + " has dtype number " + text(static_cast<int64_t>(t.dtype)) +
                 "; there are f32 (0), f64 (1), f16 (2) and bf16 (3)");
   double elements = 1;
@@ -79,23 +81,83 @@ void check_head_values(const char* name, const ConstTensor& t, const Problem& p)
   if (t.dtype != DType::f32 || !narrow(p.a.q.dtype)) check_dtype(name, t, p.a.q.dtype);
 }
 
-Problem check_problem(const Attention& a, bool with_v) {
+// A pool of pages, of a dtype that goes with q's.
+void check_pool(const char* name, const ConstTensor& t, const Attention& a) {
+  check_view(name, t, true);
+  check_rows(name, t);
+  if (t.dtype != a.q.dtype && t.dtype != DType::i8 && !(a.q.dtype == DType::f32 && narrow(t.dtype)))
+    throw Error(std::string(name) + " is " + text(t.dtype) + " but q is " + text(a.q.dtype) +
+                "; pages hold q's dtype or i8, or, for q of f32, f16 or bf16");
+}
+
+// What 1 is worth in the keys or values of a pool.
+void check_scale(const char* name, const ConstTensor& t, const ConstTensor& pool) {
+  if (pool.dtype != DType::i8) {
+    if (t.data) throw Error(std::string(name) + " is given but the pages are " + text(pool.dtype) + "; leave it out");
+    return;
+  }
+  const Shape& n = pool.shape;
+  check_shape(name, t, {n[0], n[1], n[2], 1}, "pages of i8 need one for each key, which");
+  if (t.dtype != DType::f32) throw Error(std::string(name) + " is " + text(t.dtype) + "; it must be f32");
+}
+
+// k and v in pages, and the table that says which; entries are looked at by check_table.
+void check_pages(const Attention& a) {
+  const Pages& pages = a.pages;
+  if (a.q.dtype == DType::f64) throw Error("q is f64 and k and v lie in pages; give f64 keys and values in one piece");
+  check_pool("k", a.k, a);
+  check_pool("v", a.v, a);
+  if (a.k.dtype != a.v.dtype)
+    throw Error("k's pages are " + std::string(text(a.k.dtype)) + " and v's " + text(a.v.dtype) +
+                "; they must be equal");
+  if (a.v.shape[0] != a.k.shape[0] || a.v.shape[1] != a.k.shape[1] || a.v.shape[2] != a.k.shape[2])
+    throw Error("v has shape " + text(a.v.shape) + " but k's " + text(a.k.shape) +
+                " needs the same pages, heads and keys of a page");
+  check_scale("k_scale", pages.k_scale, a.k);
+  check_scale("v_scale", pages.v_scale, a.v);
+  if (a.score == Score::additive && a.k.dtype == DType::i8)
+    throw Error("additive scores of keys that are i8 are not there; keep the pages in q's dtype");
+  if (static_cast<int64_t>(pages.keys.size()) != a.q.shape[0])
+    throw Error("pages.keys has " + text(static_cast<int64_t>(pages.keys.size())) + " sequences but q has batch " +
+                text(a.q.shape[0]) + "; give each its number of keys");
+  const int64_t P = a.k.shape[2];
+  for (const int64_t n : pages.keys) {
+    if (n < 0) throw Error("a sequence has " + text(n) + " keys; it cannot have fewer than 0");
+    if (n > 0 && (P == 0 || pages.table_columns < (n + P - 1) / P))
+      throw Error("a sequence has " + text(n) + " keys but its " + text(pages.table_columns) + " pages hold " +
+                  text(pages.table_columns * P) + "; give the table a column for every " + text(P) + " keys");
+    if (n > P && P % kLanes != 0)
+      throw Error("a page holds " + text(P) + " keys; it must be a multiple of " + text(kLanes) +
+                  " where a sequence has several, such as 16, 64 or 256");
+  }
+}
+
+Problem check_problem(const Attention& a, bool with_v, bool with_pages = false) {
+  const bool paged = a.pages.table;
+  if (paged && !with_pages) throw Error("k and v lie in pages, which forward alone takes; give them in one piece");
   check_view("q", a.q);
-  check_view("k", a.k);
+  check_view("k", a.k, paged);
   check_rows("q", a.q);
   check_rows("k", a.k);
   if (a.q.shape[1] < 1 || a.k.shape[1] < 1)
     throw Error("q has " + text(a.q.shape[1]) + " heads and k has " + text(a.k.shape[1]) + "; both need at least 1");
   Problem p{a, a.q.shape[0], a.q.shape[1], a.k.shape[1], 0, a.q.shape[2], a.k.shape[2], a.q.shape[3], 0, 0};
-  if (a.k.shape[0] != p.B)
+  if (paged) {
+    check_pages(a);
+    p.page_keys = std::max<int64_t>(1, a.k.shape[2]);
+    p.S = p.B == 0 ? 0 : *std::max_element(a.pages.keys.begin(), a.pages.keys.end());
+    for (const int64_t n : a.pages.keys) p.ragged |= n != p.S;
+  } else if (a.k.shape[0] != p.B)
     throw Error("k has batch " + text(a.k.shape[0]) + " but q has batch " + text(p.B) + "; they must be equal");
   if (p.Hq % p.Hkv != 0)
     throw Error("k has " + text(p.Hkv) + " heads; q's " + text(p.Hq) + " heads need a divisor of " + text(p.Hq));
   p.group = p.Hq / p.Hkv;
   if (a.k.shape[3] != p.D)
     throw Error("k has head size " + text(a.k.shape[3]) + " but q has head size " + text(p.D) + "; they must be equal");
-  check_dtype("k", a.k, a.q.dtype);
-  if (with_v) {
+  if (!paged) check_dtype("k", a.k, a.q.dtype);
+  if (paged) {
+    p.Dv = a.v.shape[3];
+  } else if (with_v) {
     check_view("v", a.v);
     check_rows("v", a.v);
     if (a.v.shape[0] != p.B || a.v.shape[1] != p.Hkv || a.v.shape[2] != p.S)
@@ -228,10 +290,25 @@ void check_gradients(const Attention& a, const G& g) {
 }  // namespace
 
 Problem check_forward(const Attention& a, const Output& result) {
-  const Problem p = check_problem(a, true);
+  const Problem p = check_problem(a, true, true);
   check_written("out", result.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
   if (result.lse.data) check_written_rows("lse", result.lse, p);
   return p;
+}
+
+void check_table(const Problem& p, const Tiling& tiling) {
+  if (p.page_keys == 0) return;
+  const Pages& pages = p.a.pages;
+  for (int64_t x = 0; x < p.B * p.Hkv; ++x) {
+    const int64_t b = x / p.Hkv;
+    const Span seen = tiling.keys(b, x % p.Hkv);
+    for (int64_t j = seen.begin; j < seen.end; j = (j / p.page_keys + 1) * p.page_keys) {
+      const int64_t page = pages.table[b * pages.table_stride + j / p.page_keys];
+      if (page < 0 || page >= p.a.k.shape[0])
+        throw Error("sequence " + text(b) + " sees its key " + text(j) + ", which is in page " + text(page) +
+                    ", but there are " + text(p.a.k.shape[0]) + "; mend the table, or mask what is not there");
+    }
+  }
 }
 
 Problem check_backward(const Attention& a, const Incoming& in, const Gradients& g) {
@@ -262,6 +339,31 @@ Problem check_double_backward(const Attention& a, const Incoming& in, const Tang
   if (g.d_d_out.data) check_written("d_d_out", g.d_d_out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
   if (g.d_d_lse.data) check_written_rows("d_d_lse", g.d_d_lse, p);
   return p;
+}
+
+void check_appended(const char* name, const ConstTensor& t, const Shape& want) {
+  check_view(name, t);
+  if (t.shape != want)
+    throw Error(std::string(name) + " has shape " + text(t.shape) + " but the cache takes " + text(want));
+  check_rows(name, t);
+  if (t.dtype == DType::f64) throw Error(std::string(name) + " is f64; a cache takes f32, f16 and bf16");
+}
+
+void check_merge(const std::vector<Part>& parts, const Output& result) {
+  const Tensor& out = result.out;
+  check_written("out", out, out.shape, "its own", out.dtype);
+  const Shape rows{out.shape[0], out.shape[1], out.shape[2], 1};
+  for (size_t x = 0; x < parts.size(); ++x) {
+    const std::string name = "part " + text(static_cast<int64_t>(x)) + "'s ";
+    const Part& part = parts[x];
+    check_read((name + "out").c_str(), part.out, out.shape, "the result",
+               narrow(out.dtype) && part.out.dtype == DType::f32 ? DType::f32 : out.dtype);
+    check_exact((name + "lse").c_str(), part.lse, out.dtype);
+    check_read((name + "lse").c_str(), part.lse, rows, "[B, H, L, 1] of the result", part.lse.dtype);
+  }
+  if (!result.lse.data) return;
+  check_exact("lse", result.lse, out.dtype);
+  check_written("lse", result.lse, rows, "[B, H, L, 1]", result.lse.dtype);
 }
 
 Problem check_scores(const Attention& a, const Tensor& scores) {

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "heed/cache.h"
 #include "plan.h"
 
 namespace heed {
@@ -14,7 +15,8 @@ std::string text(const Shape& s);
 const char* text(DType t);
 
 // A view that is there, of a known dtype, with sizes that can be. One without elements needs no data.
-void check_view(const char* name, const ConstTensor& t);
+// i8 is for keys and values in pages alone.
+void check_view(const char* name, const ConstTensor& t, bool in_pages = false);
 // Whose last dimension is contiguous.
 void check_rows(const char* name, const ConstTensor& t);
 // A view of the shape `want`, which `meaning` describes.
@@ -27,10 +29,15 @@ void check_writable(const char* name, const Tensor& t);
 // ---- The attention operator's calls ----
 
 Problem check_forward(const Attention& a, const Output& result);
+// Every page that a query may see keys of is one of the pool's.
+void check_table(const Problem& p, const Tiling& tiling);
 Problem check_backward(const Attention& a, const Incoming& in, const Gradients& gradients);
 Problem check_jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, const Output& result);
 Problem check_double_backward(const Attention& a, const Incoming& in, const Tangents& dd,
                               const SecondGradients& wanted);
+
+void check_appended(const char* name, const ConstTensor& t, const Shape& want);
+void check_merge(const std::vector<Part>& parts, const Output& result);
 
 Problem check_scores(const Attention& a, const Tensor& scores);
 void check_weigh(const ConstTensor& scores, const Tensor& weights);

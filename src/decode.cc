@@ -36,9 +36,9 @@ template <class T>
 struct Blocks : Rows<T> {
   using Base = Rows<T>;
   using Base::block_at, Base::look, Base::sums, Base::sums_size, Base::start, Base::weigh, Base::finish, Base::scratch;
-  using Base::head, Base::gather_queries, Base::scale_w;
+  using Base::gather_queries, Base::scale_w;
   using Base::p, Base::plan, Base::padded, Base::v_in_place;
-  using Base::pack_k, Base::pack_v, Base::seen_of;
+  using Base::pack_k, Base::pack_v, Base::seen_of, Base::key_at, Base::paged;
   using typename Base::Scratch;
 
   // Some blocks of keys with all rows of the head, read once from memory: a panel of K is packed and scored while it is
@@ -48,7 +48,7 @@ struct Blocks : Rows<T> {
   void some_blocks(int worker, const Piece& piece) const {
     const int64_t b = piece.b, hkv = piece.hkv, rows = this->tiling.rows();
     const int64_t head_index = b * p.Hkv + hkv, size = sums_size(rows);
-    const int64_t scores = rows * kBlockKeys, packed = kPart * p.D + (v_in_place ? 0 : kBlockKeys * (p.D + padded));
+    const int64_t scores = rows * kBlockKeys, packed = kPart * p.D + kBlockKeys * this->packed_key();
     const Scratch mine = scratch(worker, scores + packed, rows);
     float *s = mine.packed, *panel = s + scores, *v_memory = panel + kPart * p.D;
     float* partials = plan.partial.floats(0) + head_index * plan.blocks * size;
@@ -56,9 +56,10 @@ struct Blocks : Rows<T> {
     const float* w = scale_w(hkv, mine.w);
     const Span all_seen = this->tiling.keys(b, hkv);
     const bool dense_k = p.a.k.stride[2] == p.D, dense_v = v_in_place && p.a.v.stride[2] == p.Dv;
-    const auto ahead_of = [&](const ConstTensor& t, int64_t key, int64_t end) {
-      return reinterpret_cast<const char*>(head(t, b, hkv) + std::min(key, end) * t.stride[2]);
+    const auto ahead_of = [&](const ConstTensor& t, int64_t key) {
+      return key_at(t, b, hkv, std::clamp(key, all_seen.begin, all_seen.end - 1));
     };
+    const auto keys_ahead = [&](int64_t key) { return dense_k ? ahead_of(p.a.k, key + kAheadKeys) : nullptr; };
 
     for (int64_t part = piece.part; part < piece.end; ++part) {
       const int64_t key0 = part * kBlockKeys;
@@ -66,15 +67,14 @@ struct Blocks : Rows<T> {
       const Sums all = sums(partials + part * size, rows);
       start(all, rows);
       if (seen.begin >= seen.end || !this->tiling.sees_block(b, hkv, part)) continue;
-      const Block block = block_at(b, hkv, key0, v_memory);
+      Block block = block_at(b, hkv, key0, v_memory);
       for (int64_t key = seen.begin / kPart * kPart; key < seen.end; key += kPart) {
         const Span keys{std::max(key, seen.begin), std::min(key + kPart, seen.end)};
         // Keys [key, key + kPart) lie at `panel`; the kernel counts from the block's first key.
         float* from_block = panel - key * p.D;
-        pack_k(b, hkv, key0, keys, from_block,
-               dense_k ? ahead_of(p.a.k, key0 + keys.begin + kAheadKeys, all_seen.end) : nullptr);
+        pack_k(b, hkv, key0, keys, from_block, keys_ahead);
         // The first quarter of V
-        const char* next = ahead_of(p.a.v, key0 + key / 4, all_seen.end);
+        const char* next = ahead_of(p.a.v, key0 + key / 4);
         const int64_t begin = keys.begin / kLanes * kLanes, end = round_up(keys.end, kLanes);
         for (int64_t r = 0, n; r < rows; r += n) {
           n = NextGroup(rows - r);
@@ -84,8 +84,14 @@ struct Blocks : Rows<T> {
         }
       }
       if (!v_in_place) pack_v(b, hkv, key0, seen, v_memory);
-      if (dense_v)
-        Touch(ahead_of(p.a.v, key0 + seen.begin, all_seen.end), ahead_of(p.a.v, key0 + seen.end, all_seen.end));
+      bool touch = dense_v;
+      if (paged && v_in_place) touch &= this->place_v(b, hkv, seen, block, v_memory);  // what is copied is in the cache
+      if (touch) {
+        const char* v = static_cast<const char*>(block.v);
+        const int64_t row = block.v_row * this->key_bytes;
+        Touch(v + seen.begin * row, v + seen.end * row);
+      }
+      this->pack_scales(b, hkv, seen, block);
       for (int64_t r = 0, n; r < rows; r += n) {
         n = NextGroup(rows - r);
         const Sight sight = look(b, hkv, r, n, block, Cover::partial);
@@ -93,10 +99,14 @@ struct Blocks : Rows<T> {
         float factor[kGroup];
         const Sums mine_of = {all.o + r * padded, all.lanes + r * kLanes, all.m + r};
         float* from = s + r * kBlockKeys;
+        this->times(block.k_scale, n, sight, from);
         const float* older = weigh(b, hkv, r, n, block, sight, from, mine.group->bias, mine_of, factor);
-        const char* next = ahead_of(p.a.k, key0 + kBlockKeys, all_seen.end);
+        this->times(block.v_scale, n, sight, from);
+        const char* next = ahead_of(p.a.k, key0 + kBlockKeys);
         if (v_in_place)
-          this->template gather<T, true>(n, block, sight, from, mine_of, older, next);
+          this->with_keys([&]<class V>(const V*) {
+            this->template gather<V, true>(n, block, sight, from, mine_of, older, next);
+          });
         else
           this->template gather<float, true>(n, block, sight, from, mine_of, older, next);
       }

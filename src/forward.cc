@@ -23,10 +23,10 @@ struct Tiles : Rows<T> {
   using Base::block_at, Base::sums, Base::start, Base::finish, Base::scratch;
   using Base::head, Base::head_of, Base::query, Base::gather_queries, Base::scale_w;
   using Base::p, Base::plan, Base::result, Base::padded, Base::tiling;
-  using Base::pack, Base::packed_head, Base::v_packed, typename Base::Group;
+  using Base::pack, Base::packed_head, Base::packed_key, typename Base::Group;
   using typename Base::Scratch, typename Base::Next, typename Base::Streams;
 
-  Streams streams{{p.a.q, result.out}, {p.a.k, p.a.v}};
+  Streams streams{{p.a.q, result.out}, {this->paged ? ConstTensor() : p.a.k, this->paged ? ConstTensor() : p.a.v}};
 
   // All rows of a tile against the blocks that get_block(key0) hands out.
   template <class ScoreOf, class GetBlock>
@@ -67,10 +67,10 @@ struct Tiles : Rows<T> {
     const Scratch mine = scratch(worker, packed_head(), most_rows());
     const Span seen = tiling.keys(piece.b, piece.hkv);
     for (int64_t key0 = seen.begin / kBlockKeys * kBlockKeys; key0 < seen.end; key0 += kBlockKeys)
-      pack(piece.b, piece.hkv, key0, mine.packed + key0 * (p.D + v_packed()));
+      pack(piece.b, piece.hkv, key0, mine.packed + key0 * packed_key());
     for (int64_t t = 0; t < tiling.tiles(); ++t)
       tile<ScoreOf>(piece.b, piece.hkv, tiling.tile(piece.b, piece.hkv, t), mine, next, [&](int64_t key0) {
-        return block_at(piece.b, piece.hkv, key0, mine.packed + key0 * (p.D + v_packed()));
+        return block_at(piece.b, piece.hkv, key0, mine.packed + key0 * packed_key());
       });
   }
 
@@ -82,7 +82,7 @@ struct Tiles : Rows<T> {
     const int64_t head = piece.b * p.Hkv + piece.hkv;
     Next none;
     tile<ScoreOf>(piece.b, piece.hkv, tiling.tile(piece.b, piece.hkv, piece.part), mine, none, [&](int64_t key0) {
-      float* memory = plan.packed.floats(0) + head * packed_head() + key0 * (p.D + v_packed());
+      float* memory = plan.packed.floats(0) + head * packed_head() + key0 * packed_key();
       std::atomic<uint8_t>& state = plan.done[head * plan.blocks + key0 / kBlockKeys];
       uint8_t now = kUntouched;
       if (state.load(std::memory_order_acquire) != kPacked) {
@@ -106,7 +106,9 @@ struct Tiles : Rows<T> {
     float factor[kGroup];
     this->template score<ScoreOf>(x, n, q, p.D, w, block.k, sight.first, sight.first + sight.width, group.s,
                                   kBlockKeys);
+    this->times(block.k_scale, n, sight, group.s);
     const float* older = this->weigh(b, hkv, x, n, block, sight, group.s, group.bias, sums, factor);
+    this->times(block.v_scale, n, sight, group.s);
     this->template gather<float>(n, block, sight, group.s, sums, older);
   }
 

@@ -71,6 +71,10 @@ HWY_INLINE VF Widen(F d, const T* from) {
   return WidenBits(d, hn::LoadU(Bits16(), reinterpret_cast<const uint16_t*>(from)), from);
 }
 
+HWY_INLINE VF Widen(F d, const int8_t* from) {
+  return hn::ConvertTo(d, hn::PromoteTo(hn::RebindToSigned<F>(), hn::LoadU(hn::Rebind<int8_t, F>(), from)));
+}
+
 HWY_INLINE void Narrow(VF x, F d, float* to) { hn::StoreU(x, d, to); }
 
 HWY_INLINE void Narrow(VF x, F d, hwy::bfloat16_t* to) {
@@ -99,6 +103,7 @@ HWY_INLINE void Narrow(VF x, F d, hwy::float16_t* to) {
 
 inline float WidenOne(const float* from) { return *from; }
 inline float WidenOne(const hwy::bfloat16_t* from) { return float_of_bfloat(*reinterpret_cast<const uint16_t*>(from)); }
+inline float WidenOne(const int8_t* from) { return *from; }
 inline float WidenOne(const hwy::float16_t* from) { return float_of_half(*reinterpret_cast<const uint16_t*>(from)); }
 
 inline void NarrowOne(float x, float* to) { *to = x; }
@@ -170,7 +175,7 @@ HWY_INLINE void Transpose(const T* from, int64_t stride, VF (&columns)[4]) {
   columns[3] = hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high));
 }
 
-// Stores one column of floats, or two of 16-bit elements, the first in the lower halves.
+// Stores one column of floats, two of 16-bit elements or four of bytes, the first in the lowest bits.
 HWY_INLINE void StoreColumns(VF x, const float*, float* to) { hn::StoreU(x, F(), to); }
 template <class T>
 HWY_INLINE void StoreColumns(VF x, const T* type, float* to) {
@@ -188,6 +193,17 @@ HWY_INLINE void StoreColumns(VF x, const hwy::bfloat16_t*, float* to) {
   const auto bits = hn::BitCast(du, x);
   hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(bits)), d, to);
   hn::StoreU(hn::BitCast(d, hn::And(bits, hn::Set(du, 0xFFFF0000u))), d, to + kPanel);
+}
+HWY_INLINE void StoreColumns(VF x, const int8_t*, float* to) {
+  const F d;
+  const hn::RebindToSigned<F> di;
+  const auto bits = hn::BitCast(di, x);
+  const auto store = [&](auto byte_on_top, int64_t column)
+                         HWY_ATTR { hn::StoreU(hn::ConvertTo(d, hn::ShiftRight<24>(byte_on_top)), d, to + column * kPanel); };
+  store(hn::ShiftLeft<24>(bits), 0);
+  store(hn::ShiftLeft<16>(bits), 1);
+  store(hn::ShiftLeft<8>(bits), 2);
+  store(bits, 3);
 }
 #endif
 
@@ -211,7 +227,7 @@ inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1
   int64_t r = row0;
   for (; r < row1 && r % kVector != 0; ++r) PackOneRow(rows + r * stride, dims, at(r));
 #if HWY_TARGET != HWY_SCALAR
-  // 16-bit elements are moved two at a time, as the float they would be together.
+  // 16-bit elements are moved two at a time, bytes four, as the float they would be together.
   constexpr int64_t kTogether = sizeof(float) / sizeof(T), kStep = 4 * kTogether;
   for (; r + kVector <= row1; r += kVector) {
     const T* HWY_RESTRICT from = rows + r * stride;

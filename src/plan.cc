@@ -42,18 +42,17 @@ void share_heads(int64_t heads, int workers, std::vector<Piece>& pieces) {
 
 Tiling::Tiling(const Problem& p, int64_t group, int64_t tile_rows) : queries_(p.L), keys_(p.S), group_(group) {
   const Mask& mask = p.a.mask;
-  const MaskShape shape = p.mask_shape();
-  const bool by_batch = mask.varies_by_batch(), by_head = mask.varies_by_head();
+  const bool by_batch = mask.varies_by_batch() || p.ragged, by_head = mask.varies_by_head();
   const int64_t batches = by_batch ? p.B : 1, heads = by_head ? p.Hkv : 1, sets = batches * heads;
   set_of_head_ = by_head;
   set_of_batch_ = by_batch ? heads : 0;
   of_head_ = by_head ? group : 1;
-  if (!mask.sees_all()) {
+  if (!mask.sees_all() || p.ragged) {
     spans_.reserve(sets * queries_ * of_head_);
     for (int64_t b = 0; b < batches; ++b)
       for (int64_t h = 0; h < heads; ++h)
         for (int64_t i = 0; i < queries_; ++i)
-          for (int64_t g = 0; g < of_head_; ++g) spans_.push_back(mask.row(shape, b, h * of_head_ + g, i));
+          for (int64_t g = 0; g < of_head_; ++g) spans_.push_back(mask.row(p.mask_shape(b), b, h * of_head_ + g, i));
   }
 
   tiles_per_head_ = (rows() + tile_rows - 1) / tile_rows;
@@ -82,7 +81,7 @@ void Tiling::span_tiles(int64_t tile_rows, int64_t b, int64_t hkv) {
 }
 
 void Tiling::hole_tiles(const Problem& p, int64_t tile_rows, int64_t b, int64_t hkv) {
-  const MaskShape shape = p.mask_shape();
+  const MaskShape shape = p.mask_shape(b);
   for (int64_t t = 0; t < tiles_per_head_; ++t) {
     Tile tile{t * tile_rows, std::min(rows(), (t + 1) * tile_rows), {keys_, 0}, {0, 0}, 0};
     const Span queries{query(tile.row0), query(tile.row1 - 1) + 1};
@@ -92,7 +91,7 @@ void Tiling::hole_tiles(const Problem& p, int64_t tile_rows, int64_t b, int64_t 
         hull = {std::min(hull.begin, s.begin), std::max(hull.end, s.end)};
     tile.blocks = covers_.data() + covers_.size();
     for (int64_t key0 = 0; key0 < keys_; key0 += kBlockKeys) {
-      const Span keys{key0, std::min(keys_, key0 + kBlockKeys)};
+      const Span keys{key0, std::min(shape.keys, key0 + kBlockKeys)};
       bool none = true, all = true;
       for (int64_t g = 0; g < of_head_ && (none || all) && key0 < hull.end && keys.end > hull.begin; ++g) {
         const Cover cover = p.a.mask.cover(shape, b, hkv * of_head_ + g, queries, keys);
@@ -150,6 +149,7 @@ Plan::State::Made::Made(const Problem& p, int workers)
       dtype(p.a.q.dtype),
       score(p.a.score),
       mask(p.a.mask),
+      keys(p.ragged ? p.a.pages.keys : std::vector<int64_t>()),
       workers(workers) {}
 
 void Plan::State::prepare(const Problem& p, int may_run) {

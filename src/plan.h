@@ -27,6 +27,8 @@ inline constexpr int64_t kBackMostRows = 66;
 // Up to so many rows, a head's keys are not worth packing as a whole.
 inline constexpr int64_t kFewRows = 24;
 
+inline constexpr int64_t bytes_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : t == DType::i8 ? 1 : 2; }
+
 inline constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // An Attention whose arguments have been checked, with its sizes read off. Lives as long as the call.
@@ -34,8 +36,13 @@ struct Problem {
   const Attention& a;
   int64_t B, Hq, Hkv, group, L, S, D, Dv;
   double scale;
+  int64_t page_keys = 0;  // of pages; 0: k and v lie in one piece
+  bool ragged = false;    // sequences have different numbers of keys
 
   MaskShape mask_shape() const { return {B, Hq, L, S}; }
+  int64_t keys_of(int64_t b) const { return ragged ? a.pages.keys[b] : S; }
+  // The masks of sequence b: as if it were alone with its keys.
+  MaskShape mask_shape(int64_t b) const { return {B, Hq, L, keys_of(b)}; }
 };
 
 // Rows [row0, row1). `keys` is the hull of what its rows see, `common` what all of them see.
@@ -174,6 +181,7 @@ struct Plan::State {
     DType dtype{};
     Score score{};
     Mask mask;
+    std::vector<int64_t> keys;  // of each sequence, if they differ
     int workers = 0;
     Made() = default;
     Made(const Problem& p, int workers);

@@ -87,6 +87,8 @@ double at(const ConstTensor& t, int64_t b, int64_t h, int64_t i, int64_t d) {
       return float_of_half(static_cast<const uint16_t*>(t.data)[k]);
     case DType::bf16:
       return float_of_bfloat(static_cast<const uint16_t*>(t.data)[k]);
+    case DType::i8:
+      return static_cast<const int8_t*>(t.data)[k];
   }
   return 0;
 }
@@ -105,6 +107,8 @@ void put(const Tensor& t, int64_t b, int64_t h, int64_t i, int64_t d, double val
       break;
     case DType::bf16:
       static_cast<uint16_t*>(t.data)[k] = bfloat_of_float(static_cast<float>(value));
+      break;
+    case DType::i8:  // no result has it
       break;
   }
 }

@@ -33,6 +33,8 @@ struct Block {
   // strip if that is narrower. Packed as f32, or where it lies in the problem's dtype.
   const void* v;
   int64_t v_row, v_strip, v_last;
+  // Of i8: what 1 is worth in each key and value; else nullptr.
+  float *k_scale = nullptr, *v_scale = nullptr;
 };
 
 // A group of rows against one block: the rows' keys relative to the block, and the whole groups of 16 keys around them.
@@ -51,7 +53,7 @@ struct Sums {
   float *o, *lanes, *m;  // [rows][padded], [rows][kLanes], [rows]
 };
 
-// A problem with what every piece of it needs. T: what q, k, v and out hold.
+// A problem with what every piece of it needs. T: what q and out hold, and k and v if they lie in one piece.
 template <class T>
 struct Rows {
   const Problem& p;
@@ -63,7 +65,9 @@ struct Rows {
   // V whose rows are short, whole vectors is read where it lies; with long rows between the strips of a panel, or with
   // other tensors between its rows, it is faster packed. For few rows packing never pays.
   bool whole_v = padded == p.Dv, few_rows = plan.way == Way::blocks && tiling.rows() <= kFewRows;
-  bool v_in_place = whole_v && (few_rows || (std::is_same_v<T, float> && p.a.v.stride[2] <= 64));
+  bool paged = p.page_keys > 0, scaled = p.a.k.dtype == DType::i8;
+  int64_t key_bytes = bytes_of(p.a.k.dtype);  // of an element of k or v
+  bool v_in_place = whole_v && (few_rows || (!paged && std::is_same_v<T, float> && p.a.v.stride[2] <= 64));
 
   const T* head(const ConstTensor& t, int64_t b, int64_t h) const {
     return static_cast<const T*>(t.data) + b * t.stride[0] + h * t.stride[1];
@@ -72,13 +76,46 @@ struct Rows {
   // ---- Memory ----
 
   int64_t rows_of_block(int64_t key0) const { return std::min(kBlockKeys, round_up(p.S - key0, kWidestPanel)); }
-  // Floats of a packed head; its block at key0 begins at key0 * (D + v_packed()).
-  int64_t v_packed() const { return v_in_place ? 0 : padded; }
-  int64_t packed_head() const { return round_up(p.S, kWidestPanel) * (p.D + v_packed()); }
+  // Floats of a packed head; its block at key0 begins at key0 * packed_key().
+  int64_t v_packed() const { return v_in_place && !paged ? 0 : padded; }
+  int64_t packed_key() const { return p.D + v_packed() + (scaled ? 2 : 0); }
+  int64_t packed_head() const { return round_up(p.S, kWidestPanel) * packed_key(); }
   int64_t sums_size(int64_t rows) const { return rows * (padded + kLanes + 1) + kLanes; }
 
   Sums sums(float* memory, int64_t rows) const {
     return {memory, memory + rows * padded, memory + rows * (padded + kLanes)};
+  }
+
+  // ---- Where keys and values lie ----
+
+  // Key j of a head, in k or v: in one piece, or in the page that the sequence's table names.
+  const char* key_at(const ConstTensor& t, int64_t b, int64_t hkv, int64_t j) const {
+    int64_t first = b;
+    if (paged) {
+      first = p.a.pages.table[b * p.a.pages.table_stride + j / p.page_keys];
+      j %= p.page_keys;
+    }
+    return static_cast<const char*>(t.data) + (first * t.stride[0] + hkv * t.stride[1] + j * t.stride[2]) * key_bytes;
+  }
+
+  // Keys [begin, end) in runs that lie behind each other: calls f(begin, end) for each.
+  template <class F>
+  void in_runs(int64_t begin, int64_t end, F&& f) const {
+    for (int64_t next; begin < end; begin = next) {
+      next = paged ? std::min(end, (begin / p.page_keys + 1) * p.page_keys) : end;
+      f(begin, next);
+    }
+  }
+
+  // Calls f with a pointer to what k and v hold.
+  template <class F>
+  void with_keys(F&& f) const {
+    if (p.a.k.dtype == DType::i8) return f(static_cast<const int8_t*>(nullptr));
+    if constexpr (std::is_same_v<T, float>) {
+      if (p.a.k.dtype == DType::f16) return f(static_cast<const hwy::float16_t*>(nullptr));
+      if (p.a.k.dtype == DType::bf16) return f(static_cast<const hwy::bfloat16_t*>(nullptr));
+    }
+    f(static_cast<const T*>(nullptr));
   }
 
   // ---- Pack ----
@@ -86,10 +123,14 @@ struct Rows {
   Block block_at(int64_t b, int64_t hkv, int64_t key0, float* memory) const {
     const int64_t rows = rows_of_block(key0), last = padded % kPanel == 0 ? kPanel : padded % kPanel;
     Block block{key0, std::min(kBlockKeys, p.S - key0), memory, memory + rows * p.D, kPanel, rows * kPanel, last};
+    if (scaled) {
+      block.k_scale = memory + rows * (p.D + v_packed());
+      block.v_scale = block.k_scale + rows;
+    }
     if (v_in_place) {
       block.v_row = block.v_last = p.a.v.stride[2];
       block.v_strip = kPanel;
-      block.v = head(p.a.v, b, hkv) + key0 * block.v_row;
+      if (!paged) block.v = head(p.a.v, b, hkv) + key0 * block.v_row;
     }
     return block;
   }
@@ -100,22 +141,69 @@ struct Rows {
     return {std::max(seen.begin, key0) - key0, std::min(seen.end, key0 + kBlockKeys) - key0};
   }
 
-  void pack_k(int64_t b, int64_t hkv, int64_t key0, Span keys, float* memory, const char* ahead = nullptr) const {
+  // ahead(key): what to fetch into the cache while the keys from there on are packed, or nullptr.
+  template <class Ahead>
+  void pack_k(int64_t b, int64_t hkv, int64_t key0, Span keys, float* memory, Ahead&& ahead) const {
     const int64_t stride = p.a.k.stride[2];
-    PackPanels(head(p.a.k, b, hkv) + key0 * stride, stride, keys.begin, keys.end, p.D, memory, ahead);
+    in_runs(key0 + keys.begin, key0 + keys.end, [&](int64_t begin, int64_t end) {
+      with_keys([&]<class K>(const K*) {
+        const K* rows = reinterpret_cast<const K*>(key_at(p.a.k, b, hkv, begin)) - (begin - key0) * stride;
+        PackPanels(rows, stride, begin - key0, end - key0, p.D, memory, ahead(begin));
+      });
+    });
   }
 
   void pack_v(int64_t b, int64_t hkv, int64_t key0, Span keys, float* memory) const {
     const int64_t rows = rows_of_block(key0), stride = p.a.v.stride[2];
-    PackStrips(head(p.a.v, b, hkv) + key0 * stride, stride, keys.begin, keys.end, p.Dv, padded, rows * kPanel,
-               memory + rows * p.D);
+    in_runs(key0 + keys.begin, key0 + keys.end, [&](int64_t begin, int64_t end) {
+      with_keys([&]<class V>(const V*) {
+        const V* from = reinterpret_cast<const V*>(key_at(p.a.v, b, hkv, begin)) - (begin - key0) * stride;
+        PackStrips(from, stride, begin - key0, end - key0, p.Dv, padded, rows * kPanel, memory + rows * p.D);
+      });
+    });
+  }
+
+  // V in pages where it is read in place. If what is seen of the block lies in one page, that is its place; else its
+  // rows are copied behind each other, as they are, and the answer is false.
+  bool place_v(int64_t b, int64_t hkv, Span keys, Block& block, float* memory) const {
+    const int64_t begin = block.key0 + keys.begin, end = block.key0 + keys.end, row = block.v_row * key_bytes;
+    if (begin / p.page_keys == (end - 1) / p.page_keys) {
+      block.v = key_at(p.a.v, b, hkv, begin) - keys.begin * row;
+      return true;
+    }
+    char* to = reinterpret_cast<char*>(memory + rows_of_block(block.key0) * p.D);
+    block.v = to;
+    block.v_row = block.v_last = p.Dv;
+    in_runs(begin, end, [&](int64_t first, int64_t last) {
+      const char* from = key_at(p.a.v, b, hkv, first);
+      for (int64_t j = first - block.key0; j < last - block.key0; ++j, from += row)
+        std::memcpy(to + j * p.Dv * key_bytes, from, p.Dv * key_bytes);
+    });
+    return false;
+  }
+
+  // i8: the scales of what is seen of the block, zeros around it.
+  void pack_scales(int64_t b, int64_t hkv, Span keys, const Block& block) const {
+    if (!scaled) return;
+    const auto pack = [&](const ConstTensor& t, float* to) {
+      std::fill(to + keys.begin / kLanes * kLanes, to + round_up(keys.end, kLanes), 0.0f);
+      in_runs(block.key0 + keys.begin, block.key0 + keys.end, [&](int64_t begin, int64_t end) {
+        const int64_t page = p.a.pages.table[b * p.a.pages.table_stride + begin / p.page_keys];
+        const float* from = static_cast<const float*>(t.data) + page * t.stride[0] + hkv * t.stride[1] +
+                            begin % p.page_keys * t.stride[2];
+        for (int64_t j = begin; j < end; ++j, from += t.stride[2]) to[j - block.key0] = *from;
+      });
+    };
+    pack(p.a.pages.k_scale, block.k_scale);
+    pack(p.a.pages.v_scale, block.v_scale);
   }
 
   void pack(int64_t b, int64_t hkv, int64_t key0, float* memory) const {
     const Span seen = seen_of(b, hkv, key0);
     if (seen.begin >= seen.end) return;
-    pack_k(b, hkv, key0, seen, memory);
+    pack_k(b, hkv, key0, seen, memory, [](int64_t) -> const char* { return nullptr; });
     if (!v_in_place) pack_v(b, hkv, key0, seen, memory);
+    pack_scales(b, hkv, seen, block_at(b, hkv, key0, memory));
   }
 
   // ---- Tile ----
@@ -164,7 +252,7 @@ struct Rows {
     if (bias.shape[3] == 1) finish.bias_stride = 0;
     if (alibi.data) {
       finish.slope2 = head_value(alibi, head_of(hkv, x));
-      finish.distance = static_cast<float>(j - (query(x) + p.S - p.L));
+      finish.distance = static_cast<float>(j - (query(x) + p.keys_of(b) - p.L));
     }
     return finish;
   }
@@ -225,8 +313,9 @@ struct Rows {
       return sight.spans[r - 1];
     }
     bits = {};
-    p.a.mask.bits(p.mask_shape(), b, head_of(hkv, x + r), query(x + r), {block.key0, block.key0 + block.keys},
-                  bits.words);
+    const int64_t end = std::min(block.key0 + block.keys, p.keys_of(b));
+    if (block.key0 >= end) return {};
+    p.a.mask.bits(p.mask_shape(b), b, head_of(hkv, x + r), query(x + r), {block.key0, end}, bits.words);
     Span hull{0, 0};
     int64_t count = 0;
     for (int64_t w = 0; w < kBlockKeys / 64; ++w)
@@ -281,6 +370,15 @@ struct Rows {
       for (int64_t r = 0; r < n; ++r)
         DropRow(s + r * kBlockKeys, sight.width, drop_of(b, hkv, x + r, block.key0 + sight.first));
     return first ? nullptr : factor;
+  }
+
+  // i8: scores of n rows times what 1 is worth in each key, or weights of each value. scale: nullptr for other dtypes.
+  void times(const float* scale, int64_t n, const Sight& sight, float* s) const {
+    if (!scale) return;
+    const F d;
+    for (int64_t r = 0; r < n; ++r, s += kBlockKeys)
+      for (int64_t j = sight.first; j < sight.first + sight.width; j += kVector)
+        hn::StoreU(hn::Mul(hn::LoadU(d, s + j), hn::LoadU(d, scale + j)), d, s + j);
   }
 
   // 3. Gather: each row's own keys. V: what block.v holds.

@@ -30,8 +30,9 @@ struct Error : public std::runtime_error {
 };
 
 // What tensors hold. Arithmetic is f32 throughout for f32, f16 (IEEE binary16) and bf16; results are rounded once, to
-// nearest even. f64 runs the double-precision reference: slow and exact, for gradient checks.
-enum class DType { f32, f64, f16, bf16 };
+// nearest even. f64 runs the double-precision reference: slow and exact, for gradient checks. i8 is for keys and values
+// in pages alone (Pages).
+enum class DType { f32, f64, f16, bf16, i8 };
 
 using Shape = std::array<int64_t, 4>;
 
@@ -113,12 +114,32 @@ class Plan {
   std::unique_ptr<State> state_;
 };
 
+// Keys and values that lie in pages, as a cache's do. With a table, k and v are pools of pages, [pages, Hkv, P, D] and
+// [pages, Hkv, P, Dv] with P keys a page: any multiple of 16, or any number if no sequence has more than one page. They
+// share a dtype: q's, or i8, or, beside f32 queries, any. Each sequence of the batch has its own number of keys, and is
+// masked as if it were alone: the default offset of causal() and window() and ALiBi's distances are those of its own S.
+// A call's S, which masks and biases are checked against, is the largest. The bits are those of keys and values in one
+// piece. forward() alone takes pages.
+struct Pages {
+  // Key j of sequence b is key j % P of the page table[b * table_stride + j / P]. Entries are read only where the mask
+  // lets a query see something at or behind, and at or before, one of the page's keys; others may hold anything.
+  const int32_t* table = nullptr;
+  int64_t table_stride = 0;   // entries from one sequence to the next
+  int64_t table_columns = 0;  // entries of a sequence
+  std::vector<int64_t> keys = {};  // [B]: S of each sequence
+  // i8 alone, and needed there: what 1 is worth in each key and value, f32 [pages, Hkv, P, 1]. A score is the sum of
+  // q * k with k as integers, times k_scale; values, as integers, are summed with weights times v_scale.
+  ConstTensor k_scale = {};
+  ConstTensor v_scale = {};
+};
+
 // One attention problem: the inputs and how they are scored and masked. q, k, v, w share a dtype; bias, alibi and sinks
 // have the same, or are f32. A score is finished in this order: scale, softcap, bias, alibi, mask.
 struct Attention {
   ConstTensor q;                     // [B, Hq, L, D]
-  ConstTensor k;                     // [B, Hkv, S, D]
+  ConstTensor k = {};                // [B, Hkv, S, D]
   ConstTensor v = {};                // [B, Hkv, S, Dv]
+  Pages pages = {};                  // with a table: where k and v lie
   Score score = Score::dot;          //
   std::optional<double> scale = {};  // see Score; may be negative
   ConstTensor w = {};                // [1, Hq or 1, 1, D], needed by Score::additive and by nothing else
