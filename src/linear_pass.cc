@@ -35,7 +35,7 @@ inline constexpr int64_t kColumns = 64;  // of the matrix of one piece of work: 
 
 enum class Decay { none, row, column };
 
-// Rows of floats: row `part` of token t is at data + t * token + part * part_step.
+// Rows of floats, one or more for each token.
 struct TokenRows {
   float* data = nullptr;
   int64_t token = 0, part = 0;
@@ -52,6 +52,15 @@ struct Walk {
   TokenRows x = {}, y = {};
   int readers = 1;
   TokenRows z = {}, out = {};
+  const float* other = nullptr;  // Extra::dots: a matrix like m
+  TokenRows extra = {};  // where what is extra goes: to this token's row, or what is looked ahead for to the next
+};
+
+// What a step does behind its readers, while it has the matrix in registers.
+enum class Extra {
+  none,
+  dots,  // sums products with the walk's other matrix
+  look,  // the next token's decay, then what its key reads: the first half of a delta rule
 };
 
 }  // namespace heed
@@ -75,12 +84,23 @@ HWY_INLINE VF Exp(F d, VF x) {
   return hn::IfThenElse(hn::Eq(x, x), all, x);
 }
 
-// N tokens after each other, each with W writers from w on and R readers from r on, on V vectors of columns.
-template <Decay kBy, int N, int W, int R, int V>
+// N tokens after each other, each with W writers from w on and R readers from r on, on V vectors of columns. With
+// Extra::look, kBy is the next token's.
+template <Decay kBy, int N, int W, int R, int V, Extra kExtra = Extra::none>
 HWY_INLINE void Step(const Walk& k, const int64_t (&token)[N], int w, int r, int64_t column) {
   const F d;
   const float *decay[N], *x[N][W ? W : 1], *z[N][R ? R : 1];
-  VF y[N][W ? W : 1][V], out[N][R ? R : 1][V], by_column[N][V];
+  VF y[N][W ? W : 1][V], out[N][R ? R : 1][V], by_column[N][V], extra[V];
+  static_assert(kExtra == Extra::none || N == 1);
+  constexpr bool kLook = kExtra == Extra::look, kDots = kExtra == Extra::dots;
+  const float *next_x = nullptr, *next_decay = nullptr, *other = nullptr;
+  if constexpr (kDots) other = k.other + column;
+  if constexpr (kLook) {
+    next_x = k.x.at(token[0] + 1);
+    next_decay = k.decay.at(token[0] + 1);
+  }
+  HEED_UNROLL
+  for (int v = 0; v < V; ++v) extra[v] = hn::Zero(d);
   HEED_UNROLL
   for (int n = 0; n < N; ++n) {
     const int64_t t = token[n];
@@ -108,7 +128,7 @@ HWY_INLINE void Step(const Walk& k, const int64_t (&token)[N], int w, int r, int
     for (int n = 0; n < N; ++n) {
       HEED_UNROLL
       for (int v = 0; v < V; ++v) {
-        if constexpr (kBy == Decay::row) s[v] = hn::Mul(s[v], hn::Set(d, decay[n][row]));
+        if constexpr (kBy == Decay::row && !kLook) s[v] = hn::Mul(s[v], hn::Set(d, decay[n][row]));
         if constexpr (kBy == Decay::column) s[v] = hn::Mul(s[v], by_column[n][v]);
       }
       HEED_UNROLL
@@ -124,6 +144,12 @@ HWY_INLINE void Step(const Walk& k, const int64_t (&token)[N], int w, int r, int
         for (int v = 0; v < V; ++v) out[n][i][v] = hn::MulAdd(a, s[v], out[n][i][v]);
       }
     }
+    HEED_UNROLL
+    for (int v = 0; v < V; ++v) {
+      if constexpr (kDots) extra[v] = hn::MulAdd(s[v], hn::LoadU(d, other + row * k.width + v * kVector), extra[v]);
+      if constexpr (kLook && kBy == Decay::row) s[v] = hn::Mul(s[v], hn::Set(d, next_decay[row]));
+      if constexpr (kLook) extra[v] = hn::MulAdd(hn::Set(d, next_x[row]), s[v], extra[v]);
+    }
     if constexpr (W > 0 || kBy != Decay::none) {
       HEED_UNROLL
       for (int v = 0; v < V; ++v) hn::StoreU(s[v], d, m + v * kVector);
@@ -137,39 +163,51 @@ HWY_INLINE void Step(const Walk& k, const int64_t (&token)[N], int w, int r, int
       for (int v = 0; v < V; ++v) hn::StoreU(out[n][i][v], d, k.out.at(token[n], r + i) + column + v * kVector);
     }
   }
+  if constexpr (kExtra != Extra::none) {
+    float* to = k.extra.at(token[0] + (kLook ? 1 : 0)) + column;
+    HEED_UNROLL
+    for (int v = 0; v < V; ++v) hn::StoreU(extra[v], d, to + v * kVector);
+  }
 }
 
-// One token with any number of writers and readers, two at a time.
-template <Decay kBy, int V>
+// One token with any number of writers and readers, two at a time; what is extra comes with the last.
+template <Decay kBy, int V, Extra kExtra = Extra::none>
 inline void Token(const Walk& k, int64_t t, int64_t column) {
   const int64_t token[1] = {t};
-  const auto step = [&]<Decay kNow>(int w, int nw, int r, int nr) HWY_ATTR {
+  const auto step = [&]<Decay kNow, Extra kLast>(int w, int nw, int r, int nr) HWY_ATTR {
     switch (3 * nw + nr) {
       case 1:
-        return Step<kNow, 1, 0, 1, V>(k, token, w, r, column);
+        return Step<kNow, 1, 0, 1, V, kLast>(k, token, w, r, column);
       case 2:
-        return Step<kNow, 1, 0, 2, V>(k, token, w, r, column);
+        return Step<kNow, 1, 0, 2, V, kLast>(k, token, w, r, column);
       case 3:
-        return Step<kNow, 1, 1, 0, V>(k, token, w, r, column);
+        return Step<kNow, 1, 1, 0, V, kLast>(k, token, w, r, column);
       case 4:
-        return Step<kNow, 1, 1, 1, V>(k, token, w, r, column);
+        return Step<kNow, 1, 1, 1, V, kLast>(k, token, w, r, column);
       case 5:
-        return Step<kNow, 1, 1, 2, V>(k, token, w, r, column);
+        return Step<kNow, 1, 1, 2, V, kLast>(k, token, w, r, column);
       case 6:
-        return Step<kNow, 1, 2, 0, V>(k, token, w, r, column);
+        return Step<kNow, 1, 2, 0, V, kLast>(k, token, w, r, column);
       case 7:
-        return Step<kNow, 1, 2, 1, V>(k, token, w, r, column);
+        return Step<kNow, 1, 2, 1, V, kLast>(k, token, w, r, column);
       default:
-        return Step<kNow, 1, 2, 2, V>(k, token, w, r, column);
+        return Step<kNow, 1, 2, 2, V, kLast>(k, token, w, r, column);
     }
   };
+  constexpr bool kLook = kExtra == Extra::look;
+  constexpr Decay kFirst = kLook ? Decay::none : kBy, kLater = kLook ? kBy : Decay::none;
   int w = 0, r = 0;
   while (w < k.writers || r < k.readers) {
     const int nw = std::min(2, k.writers - w), nr = w + nw == k.writers ? std::min(2, k.readers - r) : 0;
-    if (w == 0 && r == 0)
-      step.template operator()<kBy>(w, nw, r, nr);
+    const bool first = w == 0 && r == 0, last = w + nw == k.writers && r + nr == k.readers;
+    if (first && last)
+      step.template operator()<kBy, kExtra>(w, nw, r, nr);
+    else if (last)
+      step.template operator()<kLater, kExtra>(w, nw, r, nr);
+    else if (first)
+      step.template operator()<kFirst, Extra::none>(w, nw, r, nr);
     else
-      step.template operator()<Decay::none>(w, nw, r, nr);
+      step.template operator()<Decay::none, Extra::none>(w, nw, r, nr);
     w += nw;
     r += nr;
   }
@@ -186,6 +224,29 @@ HWY_NOINLINE void Strip(const Walk& k, int64_t tokens, bool back, int64_t column
       Step<kBy, 2, 1, 1, V>(k, two, 0, 0, column);
     }
   for (; t < tokens; ++t) Token<kBy, V>(k, nth(t), column);
+}
+
+template <Decay kBy, int V>
+HWY_NOINLINE void DeltaStrip(const Walk& k, int64_t tokens, const float* beta, const TokenRows& v, int64_t column) {
+  const F d;
+  Walk first = k;
+  first.writers = 0;
+  first.readers = 1;
+  first.z = k.x;
+  first.out = k.y;
+  const int64_t token[1] = {0};
+  Step<kBy, 1, 0, 1, V>(first, token, 0, 0, column);
+  for (int64_t t = 0; t < tokens; ++t) {
+    float* const u = k.y.at(t);
+    for (int64_t c = column; c < column + V * kVector; c += kVector) {
+      const VF error = hn::Sub(hn::LoadU(d, v.at(t) + c), hn::LoadU(d, u + c));
+      hn::StoreU(hn::Mul(hn::Set(d, beta[t]), error), d, u + c);
+    }
+    if (t + 1 < tokens)
+      Token<kBy, V, Extra::look>(k, t, column);
+    else
+      Token<Decay::none, V>(k, t, column);
+  }
 }
 
 // Calls f.operator()<V>(column) for strips of V vectors that cover the width.
@@ -216,40 +277,32 @@ inline void Go(const Walk& k, int64_t tokens, bool back) {
   });
 }
 
-// The delta rules' way: what is written is beta (v - M' k), read from the decayed matrix. v and u: rows of the width.
-inline void GoDelta(const Walk& k, int64_t tokens, const float* beta, const TokenRows& v, const TokenRows& u) {
-  const F d;
-  Walk look = k, write = k;
-  look.writers = 0;
-  look.readers = 1;
-  look.z = k.x;
-  look.out = u;
-  write.by = Decay::none;
-  write.y = u;
+// The delta rules' way: what is written is beta (v - M' k), read from the decayed matrix. v: rows of the width. A token
+// reads what the next one needs while it has the matrix in registers.
+inline void GoDelta(const Walk& k, int64_t tokens, const float* beta, const TokenRows& v) {
   Strips(k.width, [&]<int V>(int64_t column) HWY_ATTR {
-    for (int64_t t = 0; t < tokens; ++t) {
-      const int64_t token[1] = {t};
-      if (k.by == Decay::row)
-        Step<Decay::row, 1, 0, 1, V>(look, token, 0, 0, column);
-      else
-        Step<Decay::none, 1, 0, 1, V>(look, token, 0, 0, column);
-      for (int64_t c = column; c < column + V * kVector; c += kVector) {
-        const VF error = hn::Sub(hn::LoadU(d, v.at(t) + c), hn::LoadU(d, u.at(t) + c));
-        hn::StoreU(hn::Mul(hn::Set(d, beta[t]), error), d, u.at(t) + c);
-      }
-      Token<Decay::none, V>(write, t, column);
-    }
+    if (k.by == Decay::row)
+      DeltaStrip<Decay::row, V>(k, tokens, beta, v, column);
+    else
+      DeltaStrip<Decay::none, V>(k, tokens, beta, v, column);
   });
 }
 
-// out[c] = sum over rows of a[r][c] * b[r][c], times factor[c].
-inline void ColumnDots(const float* a, const float* b, int64_t rows, int64_t width, const float* factor, float* out) {
+// The gradients' way, one token t at a time: with the sums of products with `other`, in `extra`.
+inline void GoWithDots(const Walk& k, int64_t t) {
+  Strips(k.width, [&]<int V>(int64_t column) HWY_ATTR { Token<Decay::column, V, Extra::dots>(k, t, column); });
+}
+
+// Token t of a walk with one writer and decays by column, from one matrix to another.
+inline void Advance(const Walk& k, int64_t t, const float* HWY_RESTRICT from, float* HWY_RESTRICT to) {
   const F d;
-  for (int64_t c = 0; c < width; c += kVector) {
-    VF sum = hn::Zero(d);
-    for (int64_t r = 0; r < rows; ++r)
-      sum = hn::MulAdd(hn::LoadU(d, a + r * width + c), hn::LoadU(d, b + r * width + c), sum);
-    hn::StoreU(hn::Mul(sum, hn::LoadU(d, factor + c)), d, out + c);
+  const float *x = k.x.at(t), *y = k.y.at(t), *decay = k.decay.at(t);
+  for (int64_t row = 0; row < k.rows; ++row, from += k.width, to += k.width) {
+    const VF a = hn::Set(d, x[row]);
+    for (int64_t c = 0; c < k.width; c += kVector) {
+      const VF kept = hn::Mul(hn::LoadU(d, from + c), hn::LoadU(d, decay + c));
+      hn::StoreU(hn::MulAdd(a, hn::LoadU(d, y + c), kept), d, to + c);
+    }
   }
 }
 
@@ -350,7 +403,8 @@ struct Linear {
     walk.readers = static_cast<int>(G);
     walk.z = carver.rows(dk, G);
     walk.out = carver.rows(width, G);
-    const TokenRows u = carver.rows(width);
+    walk.extra = walk.y;
+    const TokenRows v = p.corrects() ? carver.rows(width) : walk.y;  // a delta rule writes another
     float* const beta = carver.take(kTokens + kLanes);
     load_state(p.a.state, b, h, false, c0, n, width, walk.m);
     for (int64_t t0 = 0; t0 < p.T; t0 += kTokens) {
@@ -359,11 +413,11 @@ struct Linear {
         if (p.decays()) decay_row(b, h, t0 + t, 0, p.dk, dk, walk.decay.at(t));
         if (p.corrects()) row(p.a.beta, b, h, t0 + t, 0, 1, 1, 1.0f, beta + t);
         row(p.a.k, b, h, t0 + t, 0, p.dk, dk, 1.0f, walk.x.at(t));
-        row(p.a.v, b, h, t0 + t, c0, n, width, 1.0f, walk.y.at(t));
+        row(p.a.v, b, h, t0 + t, c0, n, width, 1.0f, v.at(t));
         for (int64_t g = 0; g < G; ++g) row(p.a.q, b, h * G + g, t0 + t, 0, p.dk, dk, 1.0f, walk.z.at(t, g));
       }
       if (p.corrects())
-        GoDelta(walk, tokens, beta, walk.y, u);
+        GoDelta(walk, tokens, beta, v);
       else
         Go(walk, tokens, false);
       for (int64_t t = 0; t < tokens; ++t)
@@ -422,7 +476,7 @@ struct Linear {
 
   int64_t keys_memory(int64_t width, bool with_decay) const {
     const int64_t states = with_decay ? chunk() + (p.T + chunk() - 1) / chunk() : 0;
-    return (2 + states) * (dv * width + kLanes) + (kTokens + 1) * ((1 + G) * dv + (4 + 2 * G) * width) + 16 * kLanes;
+    return (2 + states) * (dv * width + kLanes) + (kTokens + 1) * ((1 + G) * dv + (5 + 2 * G) * width) + 16 * kLanes;
   }
 
   // d_channels: where d_decay of each channel goes, [T, dk], if decay has one number for all of them.
@@ -449,6 +503,7 @@ struct Linear {
     gradient.y = q;
     gradient.z = v;
     gradient.out = carver.rows(width);
+    gradient.extra = carver.rows(width);
     float* const kept = with_decay ? carver.take((p.T + every - 1) / every * size) : nullptr;  // before each chunk
     float* const before = with_decay ? carver.take(every * size) : nullptr;  // before each token of one
 
@@ -482,18 +537,15 @@ struct Linear {
     if (!backwards) return;
 
     load_state(in.d_state, b, h, true, i0, n, width, gradient.m);
-    state.readers = 0;
     for (int64_t c0 = (p.T - 1) / every * every; c0 >= 0 && p.T > 0; c0 -= every) {
       const int64_t c1 = std::min(c0 + every, p.T);
       if (with_decay) {  // the chunk's states once more
-        std::copy(kept + c0 / every * size, kept + (c0 / every + 1) * size, state.m);
-        for (int64_t t0 = c0; t0 < c1; t0 += kTokens) {
-          const int64_t tokens = std::min(kTokens, c1 - t0);
+        std::copy(kept + c0 / every * size, kept + (c0 / every + 1) * size, before);
+        for (int64_t t0 = c0; t0 + 1 < c1; t0 += kTokens) {
+          const int64_t tokens = std::min(kTokens, c1 - 1 - t0);
           read(t0, tokens);
-          for (int64_t t = 0; t < tokens; ++t) {
-            std::copy(state.m, state.m + size, before + (t0 + t - c0) * size);
-            one_token(state, t);
-          }
+          for (int64_t t = 0; t < tokens; ++t)
+            Advance(state, t, before + (t0 + t - c0) * size, before + (t0 + t + 1 - c0) * size);
         }
       }
       for (int64_t t0 = c0 + (c1 - c0 - 1) / kTokens * kTokens; t0 >= c0; t0 -= kTokens) {
@@ -501,9 +553,10 @@ struct Linear {
         read(t0, tokens);
         if (!with_decay) Go(gradient, tokens, true);
         for (int64_t t = tokens - 1; t >= 0 && with_decay; --t) {
-          one_token(gradient, t);
-          float* const d_decay = k.at(t);  // whose row is done with
-          ColumnDots(gradient.m, before + (t0 + t - c0) * size, p.dv, width, now.at(t), d_decay);
+          gradient.other = before + (t0 + t - c0) * size;
+          GoWithDots(gradient, t);
+          float* const d_decay = gradient.extra.at(t);
+          for (int64_t i = 0; i < n; ++i) d_decay[i] *= now.at(t)[i];
           if (d_channels)
             std::copy(d_decay, d_decay + n, d_channels + (t0 + t) * p.dk + i0);
           else
@@ -513,12 +566,6 @@ struct Linear {
           store(gradient.out.at(t), out.d_k, b, h, t0 + t, i0, n, 1.0f);
       }
     }
-  }
-
-  // A walk's token t alone.
-  static void one_token(Walk walk, int64_t t) {
-    for (TokenRows* r : {&walk.decay, &walk.x, &walk.y, &walk.z, &walk.out}) r->data += t * r->token;
-    Go(walk, 1, false);
   }
 
   // ---- All heads ----
