@@ -246,7 +246,7 @@ TEST(Reference, GradientsAreSlopes) {
 
 bool same(const Data& a, const Data& b) {
   Data x = a, y = b;
-  return std::memcmp(x.values().data(), y.values().data(), x.values().size() * sizeof(float)) == 0;
+  return x.empty() || std::memcmp(x.values().data(), y.values().data(), x.values().size() * sizeof(float)) == 0;
 }
 
 bool has_fma(const std::string& target) { return target != "SSE4" && target != "SCALAR"; }

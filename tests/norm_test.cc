@@ -93,7 +93,8 @@ TEST_P(EveryTarget, ForwardAndBackward) {
     // Alone, and in place.
     Data again = Data::empty_like(gain);
     normalize_backward(x.read(), d_out.read(), {}, again.write(), how);
-    EXPECT_EQ(std::memcmp(again.values().data(), d_gain.values().data(), again.values().size() * sizeof(float)), 0);
+    EXPECT_TRUE(again.empty() ||
+                std::memcmp(again.values().data(), d_gain.values().data(), again.values().size() * sizeof(float)) == 0);
     normalize_backward(x.read(), d_out.read(), d_out.write(), {}, how);
     EXPECT_LT(error(d_out, want.d_x), kBackward) << name;
     normalize(x.read(), x.write(), how);
