@@ -332,7 +332,7 @@ const Graph* graph_of(const Graph& model, const std::string& op, const std::stri
   for (const Node& node : model.nodes) {
     if (node.op != op) continue;
     const auto found = node.attributes.find(attribute);
-    return found == node.attributes.end() || found->second.graph.empty() ? nullptr : &found->second.graph[0];
+    return found == node.attributes.end() ? nullptr : found->second.graph.get();
   }
   return nullptr;
 }

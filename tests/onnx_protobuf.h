@@ -10,6 +10,7 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -253,8 +254,8 @@ struct Attribute {
   std::string s;
   std::vector<int64_t> ints;
   std::vector<double> floats;
-  std::vector<Array> tensor;  // none or one
-  std::vector<Graph> graph;   // none or one
+  std::vector<Array> tensor;           // none or one
+  std::shared_ptr<const Graph> graph;  // or none
 };
 
 struct Node {
@@ -287,7 +288,7 @@ inline std::pair<std::string, Attribute> parse_attribute(Bytes message, int dept
     if (field.number == 3) a.i = static_cast<int64_t>(field.value);
     if (field.number == 4) a.s = field.text();
     if (field.number == 5) a.tensor = {parse_tensor(field.bytes)};
-    if (field.number == 6) a.graph = {parse_graph(field.bytes, depth + 1)};
+    if (field.number == 6) a.graph = std::make_shared<const Graph>(parse_graph(field.bytes, depth + 1));
     if (field.number == 7) each_number(field, 5, [&](uint64_t x) { a.floats.push_back(element(kFloat, x)); });
     if (field.number == 8) each_number(field, 0, [&](uint64_t x) { a.ints.push_back(static_cast<int64_t>(x)); });
   }

@@ -125,7 +125,7 @@ Message model() {
 
 TEST(Model, AGraphInANode) {
   const Graph g = parse_model(model());
-  const Graph& mod = g.nodes.at(0).attributes.at("score_mod").graph.at(0);
+  const Graph& mod = *g.nodes.at(0).attributes.at("score_mod").graph;
   EXPECT_EQ(mod.nodes.at(0).op, "Add");
   EXPECT_EQ(mod.initializers.at("name").values, std::vector<double>{0.5});
   EXPECT_EQ(mod.inputs, std::vector<std::string>{"x"});

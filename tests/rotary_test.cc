@@ -56,11 +56,12 @@ TEST_P(EveryTarget, BothStylesAnyWidthAndLayout) {
   for (const Pairs pairs : {Pairs::halves, Pairs::interleaved})
     for (const auto& [D, R] : {std::pair{2, 0}, {6, 0}, {8, 6}, {40, 0}, {64, 64}, {80, 50}, {128, 32}})
       for (const char* layout : {"bhld", "blhd", "gaps"}) {
+        const int64_t turning = R ? R : D;
         Data x({2, 3, 37, D}, random, 1, layout), y = Data::empty_like(x);
         const Rotary how{.pairs = pairs, .channels = R, .offset = 5};
         rotate(x.read(), y.write(), how);
         const Exact want =
-            turned(x, how, [&](int64_t, int64_t i, int64_t j) { return (i + 5) * frequency(how, R ? R : D, j); });
+            turned(x, how, [&](int64_t, int64_t i, int64_t j) { return (i + 5) * frequency(how, turning, j); });
         EXPECT_LT(error(y, want), kExact) << D << " " << R << " " << layout;
         rotate(x.read(), x.write(), how);
         EXPECT_LT(error(x, want), kExact) << "in place";
