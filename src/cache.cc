@@ -18,8 +18,6 @@ namespace {
 
 constexpr int32_t kNoPage = -1;
 
-std::string text(int64_t n) { return std::to_string(n); }
-
 // Room for pages, aligned for any vector and not initialised: [pages, kv_heads, page_keys, row].
 struct Pool {
   int64_t page_bytes = 0;
