@@ -26,14 +26,14 @@ namespace HWY_NAMESPACE {
 
 // p = 2^(t - lse2) of a row of finished scores, and ds = p (dp - delta), the gradient of the finished score; a weight
 // of 0 gives 0 whatever dp is. With dropout, p comes out without the dropped weights, and dp is `keep` times what a
-// kept weight gets.
-template <bool kDrop>
+// kept weight gets. Sigmoid weights p = 1 / (1 + 2^-t) have ds = p (1 - p) dp and no use for lse2 and delta.
+template <bool kDrop, bool kSigmoid>
 inline void WeightsAndGradient(float* t, float* dp, int64_t width, float lse2, float delta, const Drop& drop = {},
                                float keep = 1) {
   const F d;
   const VF l = hn::Set(d, lse2), del = hn::Set(d, delta), zero = hn::Zero(d), factor = hn::Set(d, keep);
   for (int64_t j = 0; j < width; j += kVector) {
-    const VF p = Exp2(d, hn::Sub(hn::LoadU(d, t + j), l), zero);
+    const VF p = kSigmoid ? Sigmoid(hn::LoadU(d, t + j)) : Exp2(d, hn::Sub(hn::LoadU(d, t + j), l), zero);
     VF g = hn::LoadU(d, dp + j), kept = p;
     if constexpr (kDrop) {
       const auto dropped = Dropped(drop, j);
@@ -41,7 +41,8 @@ inline void WeightsAndGradient(float* t, float* dp, int64_t width, float lse2, f
       kept = hn::IfThenZeroElse(dropped, p);
     }
     hn::StoreU(kept, d, t + j);
-    hn::StoreU(hn::IfThenElse(hn::Eq(p, zero), zero, hn::Mul(p, hn::Sub(g, del))), d, dp + j);
+    const VF ds = kSigmoid ? hn::Mul(hn::NegMulAdd(p, p, p), g) : hn::Mul(p, hn::Sub(g, del));
+    hn::StoreU(hn::IfThenElse(hn::Eq(p, zero), zero, ds), d, dp + j);
   }
 }
 
@@ -59,6 +60,7 @@ struct Backward : GradientRows<T> {
   const Gradients& g;
   bool to_scores = g.d_q.data || g.d_k.data || g.d_w.data || g.d_bias.data || g.d_alibi.data;
   bool to_inputs = g.d_q.data || g.d_k.data || g.d_w.data;
+  bool sigmoid = p.a.weigh == Weigh::sigmoid;
   static constexpr bool kDot = std::is_same_v<ScoreOf, DotScore>;
   // d_out and K are read where they lie if their rows are f32, whole vectors and not far apart.
   bool k_in_place = std::is_same_v<T, float> && Dp == p.D && p.a.k.stride[2] <= 64;
@@ -89,10 +91,10 @@ struct Backward : GradientRows<T> {
     float *dk, *dv;                       // its sums: [key][Dp] (additive: in panels as k), [key][Dvp]
     float *q, *d_out_copy;                // of the tile: [rows][Dp], [rows][Dvp]
     const float* d_out;                   // rows d_out_row apart: where they lie, or d_out_copy
-    float *s, *ds;        // [rows][kBackStride]: scores, then weights; gradients of weights, then of scores
-    float *bias, *slope;  // of one row: [kBlockKeys]
-    float *w, *dw;        // additive: [group][D], [group][D][16]
-    Next* next;           // head that this worker does after this one
+    float *s, *ds;                    // [rows][kBackStride]: scores, then weights; gradients of weights, then of scores
+    float *bias, *slope, *mod_slope;  // of one row: [kBlockKeys]
+    float *w, *dw;                    // additive: [group][D], [group][D][16]
+    Next* next;                       // head that this worker does after this one
   };
   int64_t work_size() const { return lay_out(nullptr).second; }
   Work work(int worker) const { return lay_out(plan.back.scratch[worker].floats(0)).first; }
@@ -115,6 +117,7 @@ struct Backward : GradientRows<T> {
     w.ds = take(most_rows * kBackStride);
     w.bias = take(kBlockKeys);
     w.slope = take(kBlockKeys);
+    w.mod_slope = take(p.a.score_mod ? kBlockKeys : 0);
     w.w = take(p.a.w.data ? p.group * p.D : 0);
     w.dw = take(g.d_w.data ? p.group * p.D * kLanes : 0);
     return {w, used};
@@ -132,11 +135,11 @@ struct Backward : GradientRows<T> {
     const bool sees = tile.keys.begin < tile.keys.end;
     for (int64_t x = tile.row0; x < tile.row1; ++x) {
       const int64_t h = head_of(hkv, x), i = query(x);
-      const float lse = *of_lse(in.lse, b, hkv, x);
-      mine.lse2[x] = lse * kLog2e;
-      mine.delta[x] =
-          DotRow(head(in.out, b, h) + i * in.out.stride[2], head(in.d_out, b, h) + i * in.d_out.stride[2], p.Dv) -
-          (in.d_lse.data ? *of_lse(in.d_lse, b, hkv, x) : 0.0f);
+      mine.lse2[x] = sigmoid ? 0.0f : *of_lse(in.lse, b, hkv, x) * kLog2e;
+      mine.delta[x] = sigmoid ? 0.0f
+                              : DotRow(head(in.out, b, h) + i * in.out.stride[2],
+                                       head(in.d_out, b, h) + i * in.d_out.stride[2], p.Dv) -
+                                    (in.d_lse.data ? *of_lse(in.d_lse, b, hkv, x) : 0.0f);
       if (g.d_sinks.data) {  // the sink's weight times (0 - delta)
         const float weight = std::exp2(this->head_value(p.a.sinks, h) - mine.lse2[x]);
         row_sums(kOfSinks, b, hkv)[x] = weight > 0 ? -weight * mine.delta[x] : 0.0f;  // lse = -inf: no weight
@@ -258,14 +261,19 @@ struct Backward : GradientRows<T> {
     const Span inside{span.begin - first, span.end - first};
     const bool sees = span.begin < span.end;
     const Finish finish = this->finish_of(b, hkv, x, key0 + first, inside, w.bias);
-    FinishScores(s, inside, width, finish, w.slope);
+    FinishScores(s, inside, width, finish, w.slope, nullptr, w.mod_slope);
     if (bits) HideKeys(s, first, width, *bits);
     const float lse2 = sees ? mine.lse2[x] : 0.0f;
+    const auto derive = [&]<bool kDrop>(const Drop& drop) {
+      sigmoid ? WeightsAndGradient<kDrop, true>(s, ds, width, 0, 0, drop, keep)
+              : WeightsAndGradient<kDrop, false>(s, ds, width, lse2, mine.delta[x], drop, keep);
+    };
     if (p.a.dropout > 0)
-      WeightsAndGradient<true>(s, ds, width, lse2, mine.delta[x], this->drop_of(b, hkv, x, key0 + first), keep);
+      derive.template operator()<true>(this->drop_of(b, hkv, x, key0 + first));
     else
-      WeightsAndGradient<false>(s, ds, width, lse2, mine.delta[x]);
+      derive.template operator()<false>({});
     if (!to_scores || !sees) return;
+    if (finish.mod) MultiplyRow(ds, width, w.mod_slope);
     if (g.d_bias.data && !keyed(g.d_bias)) {
       row_sums(kOfBias, b, hkv)[x] += SumRow(ds, width);
     } else if (g.d_bias.data) {
@@ -311,8 +319,12 @@ struct Backward : GradientRows<T> {
       for (int64_t h0 = d.shape[1] == 1 ? 0 : hkv; h0 < (d.shape[1] == 1 ? p.Hkv : hkv + 1); ++h0) {
         const int64_t other = b0 * p.Hkv + h0;
         if (other >= index) return;
-        for (int64_t t0 = d.shape[2] == 1 ? 0 : t; t0 < (d.shape[2] == 1 ? tiles : t + 1); ++t0) {
+        // What is one for all queries, or for a distance, is added to by other tiles, too; of a distance, in other
+        // blocks.
+        const bool all = d.shape[2] == 1 || this->relative(d);
+        for (int64_t t0 = all ? 0 : t; t0 < (all ? tiles : t + 1); ++t0) {
           const Tile& before = tiling.tile(b0, h0, t0);
+          if (this->relative(d) && before.keys.begin < before.keys.end) wait(other, t0, before.end_block());
           if (before.first_block() <= c && before.keys.begin < before.keys.end)
             wait(other, t0, std::min(c + 1, before.end_block()));
         }

@@ -196,6 +196,10 @@ Problem check_problem(const Attention& a, bool with_v, bool with_pages = false) 
   }
   check_head_values("alibi", a.alibi, p);
   check_head_values("sinks", a.sinks, p);
+  if (a.weigh != Weigh::softmax && a.weigh != Weigh::sigmoid)
+    throw Error("weigh is number " + text(static_cast<int64_t>(a.weigh)) + "; it must be softmax (0) or sigmoid (1)");
+  if (a.weigh == Weigh::sigmoid && a.sinks.data)
+    throw Error("sinks are given but sigmoid weights do not share a sum that a sink could be part of; leave them out");
   if (!(a.dropout >= 0 && a.dropout < 1))
     throw Error("dropout is " + std::to_string(a.dropout) + "; it must be at least 0 and below 1");
   if (!(a.softcap >= 0 && a.softcap <= 1e30))
@@ -234,14 +238,28 @@ void check_written_rows(const char* name, const Tensor& t, const Problem& p) {
   check_written(name, t, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", t.dtype);
 }
 
+// Sigmoid weights have no log-sum-exp.
+void check_no_lse(const Problem& p, const char* name, const void* data) {
+  if (p.a.weigh == Weigh::sigmoid && data)
+    throw Error(std::string(name) + " is given but sigmoid weights have no log-sum-exp; leave it out");
+}
+
 void check_incoming(const Problem& p, const Incoming& in) {
-  check_read("out", in.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", p.a.q.dtype);
-  check_read_rows("lse", in.lse, p);
+  if (p.a.weigh == Weigh::sigmoid) {
+    check_no_lse(p, "d_lse", in.d_lse.data);
+  } else {
+    check_read("out", in.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", p.a.q.dtype);
+    check_read_rows("lse", in.lse, p);
+  }
   check_read("d_out", in.d_out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", p.a.q.dtype);
   if (in.d_lse.data) check_read_rows("d_lse", in.d_lse, p);
 }
 
-void check_dot(const Attention& a, const char* derivative) {
+// What has derivatives beyond the first.
+void check_twice(const Attention& a, const char* derivative) {
+  if (a.score_mod || a.weigh != Weigh::softmax)
+    throw Error(std::string(a.score_mod ? "a score_mod has" : "sigmoid weights have") + " no " + derivative +
+                " in Heed; use softmax weights of plain scores, or write the formula with a framework's operators");
   if (a.score == Score::additive)
     throw Error(std::string("additive scores have no ") + derivative +
                 " in Heed, dot scores have; write the formula with a framework's own operators where you need it");
@@ -292,6 +310,7 @@ void check_gradients(const Attention& a, const G& g) {
 Problem check_forward(const Attention& a, const Output& result) {
   const Problem p = check_problem(a, true, true);
   check_written("out", result.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
+  check_no_lse(p, "lse", result.lse.data);
   if (result.lse.data) check_written_rows("lse", result.lse, p);
   return p;
 }
@@ -313,6 +332,8 @@ void check_table(const Problem& p, const Tiling& tiling) {
 
 Problem check_backward(const Attention& a, const Incoming& in, const Gradients& g) {
   const Problem p = check_problem(a, true);
+  if (a.score_mod && !a.score_mod->has_slope())
+    throw Error("score_mod has no derivative, which the backward needs; give score_mod() a second function, df/ds");
   check_incoming(p, in);
   check_gradients(a, g);
   check_gradient("d_w", g.d_w, "w", a.w, a.q.dtype);
@@ -320,7 +341,7 @@ Problem check_backward(const Attention& a, const Incoming& in, const Gradients& 
 }
 
 Problem check_jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, const Output& result) {
-  check_dot(a, "jvp");
+  check_twice(a, "jvp");
   const Problem p = check_problem(a, true);
   check_read_rows("lse", lse, p);
   check_tangents("tangents.", a, tangents);
@@ -331,11 +352,13 @@ Problem check_jvp(const Attention& a, const ConstTensor& lse, const Tangents& ta
 }
 
 Problem check_double_backward(const Attention& a, const Incoming& in, const Tangents& dd, const SecondGradients& g) {
-  check_dot(a, "second derivative");
+  check_twice(a, "second derivative");
   const Problem p = check_problem(a, true);
   check_incoming(p, in);
   check_tangents("dd.", a, dd);
   check_gradients(a, g);
+  if (g.d_bias.data && g.d_bias.shape[2] > 1 && g.d_bias.stride[2] == -1)
+    throw Error("d_bias has stride -1 from query to query; a second derivative needs it whole, [B or 1, H or 1, L, S]");
   if (g.d_d_out.data) check_written("d_d_out", g.d_d_out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
   if (g.d_d_lse.data) check_written_rows("d_d_lse", g.d_d_lse, p);
   return p;

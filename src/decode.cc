@@ -104,9 +104,8 @@ struct Blocks : Rows<T> {
         this->times(block.v_scale, n, sight, from);
         const char* next = ahead_of(p.a.k, key0 + kBlockKeys);
         if (v_in_place)
-          this->with_keys([&]<class V>(const V*) {
-            this->template gather<V, true>(n, block, sight, from, mine_of, older, next);
-          });
+          this->with_keys(
+              [&]<class V>(const V*) { this->template gather<V, true>(n, block, sight, from, mine_of, older, next); });
         else
           this->template gather<float, true>(n, block, sight, from, mine_of, older, next);
       }

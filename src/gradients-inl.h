@@ -167,10 +167,16 @@ struct GradientRows : Rows<T> {
   // Whether d_bias has its own value for each key; else it gets one sum for each row (kOfBias).
   static bool keyed(const Tensor& d_bias) { return d_bias.data && d_bias.shape[3] != 1; }
 
+  // Whether d_bias has a number for each distance between key and query (relative_bias). Rows then share numbers, but
+  // no two blocks of keys and tiles of rows that workers are at together do: a block that is one behind is at a later
+  // tile, whose distances are all below.
+  static bool relative(const Tensor& d_bias) { return keyed(d_bias) && d_bias.shape[2] > 1 && d_bias.stride[2] == -1; }
+
   void clear_bias(const Tensor& d) const {
     if (!keyed(d)) return;
     parallel(p.a.executor, plan.back.workers, d.shape[0] * d.shape[1], [&](int, int64_t x) {
       float* head = static_cast<float*>(d.data) + x / d.shape[1] * d.stride[0] + x % d.shape[1] * d.stride[1];
+      if (relative(d)) return void(std::fill_n(head - (d.shape[2] - 1), d.shape[2] - 1 + d.shape[3], 0.0f));
       for (int64_t i = 0; i < d.shape[2]; ++i) std::fill_n(head + i * d.stride[2], d.shape[3], 0.0f);
     });
   }

@@ -299,13 +299,11 @@ class Boolean final : public Mask::Node {
 
 class Where final : public Mask::Node {
  public:
-  Where(Sees sees, Varies varies) : sees_(std::move(sees)), varies_(varies) {}
+  Where(SeesRow sees, Varies varies) : sees_(std::move(sees)), varies_(varies) {}
 
   Span row(const MaskShape& shape, int64_t, int64_t, int64_t) const override { return {0, shape.keys}; }
   void bits(const MaskShape&, int64_t batch, int64_t head, int64_t query, Span keys, uint64_t* bits) const override {
-    std::fill_n(bits, words(keys.end - keys.begin), uint64_t{0});
-    for (int64_t j = keys.begin; j < keys.end; ++j)
-      if (sees_(batch, head, query, j)) set_bit(bits, j - keys.begin);
+    sees_(batch, head, query, keys, bits);
   }
   bool varies_by_batch() const override { return varies_.by_batch; }
   bool varies_by_head() const override { return varies_.by_head; }
@@ -313,7 +311,7 @@ class Where final : public Mask::Node {
   bool equals(const Node& other) const override { return this == &other; }
 
  private:
-  Sees sees_;
+  SeesRow sees_;
   Varies varies_;
 };
 
@@ -400,8 +398,8 @@ Mask boolean(const bool* visible, const std::array<int64_t, 4>& shape) {
   return boolean(visible, shape, {shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3], 1});
 }
 
-Mask where(Sees sees, Varies varies) {
-  if (!sees) throw Error("where() has no function; give one of batch, head, query and key");
+Mask where_rows(SeesRow sees, Varies varies) {
+  if (!sees) throw Error("where_rows() has no function; give one of batch, head, query, keys and bits");
   return Mask(std::make_shared<Where>(std::move(sees), varies));
 }
 

@@ -198,8 +198,9 @@ HWY_INLINE void StoreColumns(VF x, const int8_t*, float* to) {
   const F d;
   const hn::RebindToSigned<F> di;
   const auto bits = hn::BitCast(di, x);
-  const auto store = [&](auto byte_on_top, int64_t column)
-                         HWY_ATTR { hn::StoreU(hn::ConvertTo(d, hn::ShiftRight<24>(byte_on_top)), d, to + column * kPanel); };
+  const auto store = [&](auto byte_on_top, int64_t column) HWY_ATTR {
+    hn::StoreU(hn::ConvertTo(d, hn::ShiftRight<24>(byte_on_top)), d, to + column * kPanel);
+  };
   store(hn::ShiftLeft<24>(bits), 0);
   store(hn::ShiftLeft<16>(bits), 1);
   store(hn::ShiftLeft<8>(bits), 2);

@@ -27,7 +27,9 @@ inline constexpr int64_t kBackMostRows = 66;
 // Up to so many rows, a head's keys are not worth packing as a whole.
 inline constexpr int64_t kFewRows = 24;
 
-inline constexpr int64_t bytes_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : t == DType::i8 ? 1 : 2; }
+inline constexpr int64_t bytes_of(DType t) {
+  return t == DType::f64 ? 8 : t == DType::f32 ? 4 : t == DType::i8 ? 1 : 2;
+}
 
 inline constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 

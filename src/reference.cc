@@ -44,6 +44,12 @@ class Sum {
 double weigh_row(const Problem& p, int64_t b, int64_t h, int64_t i, Span keys, std::vector<double>& weights) {
   weights.assign(keys.end - keys.begin, 0.0);
   constexpr double kNothing = -std::numeric_limits<double>::infinity();
+  if (p.a.weigh == Weigh::sigmoid) {
+    for (int64_t j = keys.begin; j < keys.end; ++j)
+      if (p.a.mask.sees(p.mask_shape(), b, h, i, j))
+        weights[j - keys.begin] = 1 / (1 + std::exp(-pair_score(p, b, h, i, j)));
+    return 0;  // there is no lse
+  }
   double largest = kNothing;
   bool sees = false;  // a NaN counts: it must reach the output
   for (int64_t j = keys.begin; j < keys.end; ++j) {
@@ -124,11 +130,18 @@ static double raw_score(const Problem& p, int64_t b, int64_t h, int64_t i, int64
   return s * p.scale;
 }
 
-double pair_score(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
+// With softcap, bias and ALiBi, before the user's function.
+static double plain_score(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
   double s = raw_score(p, b, h, i, j);
   if (p.a.softcap > 0) s = p.a.softcap * std::tanh(s / p.a.softcap);
   if (p.a.bias.data) s += at(p.a.bias, b, h, i, j);
   if (p.a.alibi.data) s += at(p.a.alibi, 0, h, 0, 0) * static_cast<double>(j - (i + p.S - p.L));
+  return s;
+}
+
+double pair_score(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
+  double s = plain_score(p, b, h, i, j);
+  if (p.a.score_mod) p.a.score_mod->apply({b, h, i, j, 1}, &s, nullptr);
   return s;
 }
 
@@ -182,7 +195,14 @@ void backward(const Problem& p, const Incoming& in, const Gradients& gradients) 
         if (p.a.sinks.data) d_sinks.add(0, h, 0, 0, std::exp(at(p.a.sinks, 0, h, 0, 0) - lse) * (d_lse - mean));
         for (int64_t j = keys.begin; j < keys.end; ++j) {
           if (weights[j - keys.begin] == 0) continue;
-          double d_score = weights[j - keys.begin] * (d_weights[j - keys.begin] - mean + d_lse);
+          const double w = weights[j - keys.begin];
+          double d_score = w * (d_weights[j - keys.begin] - mean + d_lse);
+          if (p.a.weigh == Weigh::sigmoid) d_score = w * (1 - w) * d_weights[j - keys.begin];
+          if (p.a.score_mod) {
+            double s = plain_score(p, b, h, i, j), slope;
+            p.a.score_mod->apply({b, h, i, j, 1}, &s, &slope);
+            d_score *= slope;
+          }
           d_bias.add(b, h, i, j, d_score);
           d_alibi.add(0, h, 0, 0, d_score * static_cast<double>(j - (i + p.S - p.L)));
           if (p.a.softcap > 0) {

@@ -242,6 +242,8 @@ struct Rows {
   Finish finish_of(int64_t b, int64_t hkv, int64_t x, int64_t j, Span span, float* buffer) const {
     Finish finish = added_by(p.a.bias, p.a.alibi, b, hkv, x, j, span, buffer);
     finish.cap2 = static_cast<float>(p.a.softcap) * kLog2e;
+    finish.mod = p.a.score_mod;
+    if (finish.mod) finish.row = {b, head_of(hkv, x), query(x), j, 0};
     return finish;
   }
 
@@ -345,7 +347,7 @@ struct Rows {
   // if there are none yet.
   const float* weigh(int64_t b, int64_t hkv, int64_t x, int64_t n, const Block& block, const Sight& sight, float* s,
                      float* bias, const Sums& sums, float* factor) const {
-    const bool first = sums.m[0] == kNotBegun;
+    const bool first = sums.m[0] == kNotBegun, sigmoid = p.a.weigh == Weigh::sigmoid;
     // Row after row in two walks, so that the long way from a row to its maximum is not waited for.
     s += sight.first;
     for (int64_t r = 0; r < n; ++r) {
@@ -359,11 +361,16 @@ struct Rows {
       FinishScores(s + r * kBlockKeys, span, sight.width,
                    finish_of(b, hkv, x + r, block.key0 + sight.first, span, bias));
       if (sight.holes) HideKeys(s + r * kBlockKeys, sight.first, sight.width, sight.bits[r]);
+      if (sigmoid) {  // neither a maximum nor a sum
+        SigmoidRow(s + r * kBlockKeys, sight.width);
+        sums.m[r] = 0;
+        continue;
+      }
       const float m = std::max(sums.m[r], std::ceil(MaxOfRow(s + r * kBlockKeys, sight.width)));
       factor[r] = PowerOfTwo(sums.m[r] - m);
       sums.m[r] = m;
     }
-    for (int64_t r = 0; r < n; ++r)
+    for (int64_t r = 0; r < n && !sigmoid; ++r)
       if (sight.spans[r].begin < sight.spans[r].end)
         ExpRow(s + r * kBlockKeys, sight.width, sums.m[r], factor[r], sums.lanes + r * kLanes);
     if (p.a.dropout > 0)
@@ -415,6 +422,7 @@ struct Rows {
       const int64_t r = x - row0, h = head_of(hkv, x), i = query(x);
       T* to = static_cast<T*>(out.data) + b * out.stride[0] + h * out.stride[1] + i * out.stride[2];
       float sum = SumLanes(sums.lanes + r * kLanes), factor = 1.0f, m = sums.m[r];
+      if (p.a.weigh == Weigh::sigmoid) sum = m > kFloor ? 1.0f : 0.0f;
       const bool sees = sum != 0.0f;  // NaN sees too
       if (p.a.sinks.data) {           // as if it were the score of one more key, whose value is 0
         const float sink = head_value(p.a.sinks, h), before = sees ? m : kFloor;

@@ -468,6 +468,8 @@ struct Finish {
   int64_t bias_stride = 1;      // 0: one value for the row
   float slope2 = 0;             // ALiBi's slope * log2(e); 0: none
   float distance = 0;           // j - p of the row's first key
+  const ScoreMod* mod = nullptr;
+  ScoreRow row{};  // for mod: from the row's first key on
   bool nothing() const { return cap2 == 0 && !bias && slope2 == 0; }
 };
 
@@ -483,9 +485,9 @@ HWY_INLINE VF BiasOf(const Finish& how, int64_t j, Span span) {
 
 // s[0, width), whole vectors, in place, and what lies outside the span (within the width, or empty) becomes -inf. If
 // slope is given it gets the derivative of the cap, which the backward multiplies by; tanh gets what the cap is made
-// of.
+// of; mod_slope, within the span, the derivative of the user's function.
 inline void FinishScores(float* s, Span span, int64_t width, const Finish& how, float* slope = nullptr,
-                         float* tanh = nullptr) {
+                         float* tanh = nullptr, float* mod_slope = nullptr) {
   const F d;
   if (!how.nothing()) {
     const VF log2e = hn::Set(d, kLog2e);
@@ -503,6 +505,14 @@ inline void FinishScores(float* s, Span span, int64_t width, const Finish& how, 
       if (how.slope2 != 0) t = hn::MulAdd(slope2, hn::Iota(d, how.distance + static_cast<float>(j)), t);
       hn::StoreU(t, d, s + j);
     }
+  }
+  if (how.mod && span.begin < span.end) {  // in natural units
+    ScoreRow row = how.row;
+    row.key += span.begin;
+    row.count = span.end - span.begin;
+    for (int64_t j = span.begin; j < span.end; ++j) s[j] *= static_cast<float>(kLn2);
+    how.mod->apply(row, s + span.begin, mod_slope ? mod_slope + span.begin : nullptr);
+    for (int64_t j = span.begin; j < span.end; ++j) s[j] *= kLog2e;
   }
   constexpr float kExcluded = -std::numeric_limits<float>::infinity();
   if (span.begin >= span.end) span = {width, width};
@@ -542,6 +552,17 @@ inline void ExpRow(float* t, int64_t width, float m, float factor, float* lanes)
   HEED_UNROLL
   for (int64_t v = 0; v < kVectors; ++v)
     hn::StoreU(hn::MulAdd(hn::Set(d, factor), hn::LoadU(d, lanes + v * kVector), sum[v]), d, lanes + v * kVector);
+}
+
+// t[0, width) becomes p = 1 / (1 + 2^-t): e = 2^-|t| is never above 1.
+HWY_INLINE VF Sigmoid(VF t) {
+  const F d;
+  const VF one = hn::Set(d, 1.0f), e = Exp2(d, hn::Neg(hn::Abs(t)), hn::Zero(d));
+  return hn::Div(hn::IfThenElse(hn::Lt(t, hn::Zero(d)), e, one), hn::Add(one, e));
+}
+inline void SigmoidRow(float* t, int64_t width) {
+  const F d;
+  for (int64_t j = 0; j < width; j += kVector) hn::StoreU(Sigmoid(hn::LoadU(d, t + j)), d, t + j);
 }
 
 // ---- Dropout ----

@@ -48,10 +48,23 @@ struct Drawn {
   Shape bias{};
   double softcap = 0, dropout = 0;
   int64_t alibi = 0, sinks = 0;  // heads with a number of their own; 0: none
-  bool additive = false;
+  bool additive = false, sigmoid = false, mod = false;
   float spread = 1;
   std::string name;
 };
+
+// A user's function that bends scores and looks at everything it is given.
+inline const ScoreMod& bending() {
+  static const auto mod = score_mod(
+      [](auto s, int64_t b, int64_t h, int64_t i, int64_t j) {
+        return s / (1 + std::abs(s) / 8) + static_cast<decltype(s)>((b + 2 * h + i + j) % 5) / 8;
+      },
+      [](auto s, int64_t, int64_t, int64_t, int64_t) {
+        const auto y = 1 + std::abs(s) / 8;
+        return 1 / (y * y);
+      });
+  return mod;
+}
 
 inline std::vector<Drawn> lattice(uint32_t seed) {
   std::vector<Drawn> all;
@@ -143,10 +156,13 @@ inline std::vector<Drawn> lattice(uint32_t seed) {
     if (random() % 4 == 0) c.alibi = one_of(int64_t{1}, c.Hq);
     if (random() % 4 == 0) c.sinks = one_of(int64_t{1}, c.Hq);
     if (random() % 4 == 0) c.dropout = 0.25;
+    if (random() % 6 == 0) c.mod = true;
+    if (random() % 6 == 0) c.sigmoid = true, c.sinks = 0;
     c.name = std::to_string(all.size()) + ": B" + std::to_string(c.B) + " H" + std::to_string(c.Hq) + "/" +
              std::to_string(c.Hkv) + " L" + std::to_string(L) + " S" + std::to_string(S) + " D" + std::to_string(D) +
              "/" + std::to_string(Dv) + " " + mask + (c.bias[0] ? " bias" : "") + (c.softcap > 0 ? " cap" : "") +
-             (c.alibi ? " alibi" : "") + (c.sinks ? " sinks" : "") + (c.dropout > 0 ? " dropout" : "") + " dtype " +
+             (c.alibi ? " alibi" : "") + (c.sinks ? " sinks" : "") + (c.dropout > 0 ? " dropout" : "") +
+             (c.mod ? " mod" : "") + (c.sigmoid ? " sigmoid" : "") + " dtype " +
              std::to_string(static_cast<int>(c.dtype));
     all.push_back(c);
   };
@@ -185,6 +201,8 @@ struct Given {
             .bias = bias.write(),
             .alibi = alibi.write(),
             .mask = c.mask,
+            .score_mod = c.mod ? &bending() : nullptr,
+            .weigh = c.sigmoid ? Weigh::sigmoid : Weigh::softmax,
             .sinks = sinks.write(),
             .dropout = c.dropout,
             .seed = 5,
@@ -259,17 +277,23 @@ struct Asked {
 struct Arriving {
   Shape so, sl;
   Numbers out, d_out, lse, d_lse;
+  bool sigmoid;
 
   Arriving(const Drawn& c, std::mt19937& random)
       : so{c.B, c.Hq, c.L, c.Dv},
         sl{c.B, c.Hq, c.L, 1},
         out(so, c.dtype, random, 1),
         d_out(so, c.dtype, random, 1),
-        lse(sl, DType::f32, random, 1) {
-    if (random() % 2) d_lse = Numbers(sl, DType::f32, random, 1);
+        lse(sl, DType::f32, random, 1),
+        sigmoid(c.sigmoid) {
+    if (random() % 2 && !sigmoid) d_lse = Numbers(sl, DType::f32, random, 1);
   }
-  Output result() { return {out.write(), lse.write()}; }
-  Incoming in() { return {out.write(), lse.write(), d_out.write(), d_lse.write()}; }
+  // Sigmoid weights have no lse.
+  Output result() { return sigmoid ? Output{out.write(), {}} : Output{out.write(), lse.write()}; }
+  Incoming in() {
+    if (sigmoid) return {{}, {}, d_out.write(), {}};
+    return {out.write(), lse.write(), d_out.write(), d_lse.write()};
+  }
 };
 
 }  // namespace heed::testing

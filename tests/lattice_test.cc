@@ -49,6 +49,7 @@ void three_pass(const Problem& p, const Tensor& out) {
           if (p.a.bias.data) s += static_cast<float>(reference::at(p.a.bias, b, h, i, j));
           if (p.a.alibi.data)
             s += static_cast<float>(reference::at(p.a.alibi, 0, h, 0, 0)) * static_cast<float>(j - (i + p.S - p.L));
+          if (p.a.score_mod) p.a.score_mod->apply({b, h, i, j, 1}, &s, nullptr);
           w[j] = s;
           largest = std::fmax(largest, s);
         }
@@ -57,7 +58,10 @@ void three_pass(const Problem& p, const Tensor& out) {
           largest = std::fmax(largest, sink);
           sum = std::exp(sink - largest);
         }
-        for (int64_t j = keys.begin; j < keys.end; ++j) sum += w[j] = std::exp(w[j] - largest);
+        const bool sigmoid = p.a.weigh == Weigh::sigmoid;
+        for (int64_t j = keys.begin; j < keys.end; ++j)
+          sum += w[j] = sigmoid ? 1 / (1 + std::exp(-w[j])) : std::exp(w[j] - largest);
+        if (sigmoid) sum = 1;
         for (int64_t j = keys.begin; p.a.dropout > 0 && j < keys.end; ++j)
           w[j] *= dropout_bits(dropout_row(p.a.seed, b * p.Hq + h, i), j) < dropout_threshold(p.a.dropout)
                       ? 0.0f
@@ -82,9 +86,10 @@ TEST(Lattice, ForwardAgainstTheReference) {
     const int64_t n = c.B * c.Hq * c.L * c.Dv;
     std::vector<float> lse(c.B * c.Hq * c.L), plain(n);
     std::vector<double> exact(n), exact_lse(lse.size());
-    const Output result{out.write(), tensor(lse.data(), {c.B, c.Hq, c.L, 1})};
+    const Shape rows{c.B, c.Hq, c.L, 1};
+    const Output result{out.write(), c.sigmoid ? Tensor() : tensor(lse.data(), rows)};
     const Problem p = check_forward(a, result);
-    reference::forward(p, {tensor(exact.data(), out.shape), tensor(exact_lse.data(), {c.B, c.Hq, c.L, 1})});
+    reference::forward(p, {tensor(exact.data(), out.shape), c.sigmoid ? Tensor() : tensor(exact_lse.data(), rows)});
     three_pass(p, tensor(plain.data(), out.shape));
     double theirs = 0;
     for (int64_t x = 0; x < n; ++x) {
@@ -108,7 +113,7 @@ TEST(Lattice, ForwardAgainstTheReference) {
           worst = std::isnan(off) ? INFINITY : std::fmax(worst, off);
           if (c.dtype == DType::f32 && again == 0 && t == targets()[0]) ours_squared += std::pow(got - exact[x], 2);
         }
-        for (size_t x = 0; x < lse.size(); ++x) {
+        for (size_t x = 0; x < lse.size() && !c.sigmoid; ++x) {
           const double off =
               lse[x] == exact_lse[x] ? 0 : std::fabs(lse[x] - exact_lse[x]) / (1 + std::fabs(exact_lse[x]));
           worst_lse = std::isnan(off) ? INFINITY : std::fmax(worst_lse, off);
@@ -145,13 +150,13 @@ TEST(Lattice, BackwardAgainstTheReference) {
     // rounding does to the product is no error of the backward: the reference is told of it as a part of d_lse.
     std::vector<double> exact_out(x.out.f32.size() + 1), told(x.lse.f32.size() + 1);
     reference::forward(p, {tensor(exact_out.data(), x.so), {}});
-    for (size_t row = 0; row < x.lse.f32.size(); ++row) {
+    for (size_t row = 0; row < x.lse.f32.size() && !c.sigmoid; ++row) {
       told[row] = x.d_lse.given() ? x.d_lse.f32[row] : 0;
       for (int64_t i = static_cast<int64_t>(row) * c.Dv; i < static_cast<int64_t>(row + 1) * c.Dv; ++i)
         told[row] -= (widened(x.out, i) - exact_out[i]) * widened(x.d_out, i);
     }
     Incoming exact_in = in;
-    exact_in.d_lse = tensor(told.data(), x.sl);
+    if (!c.sigmoid) exact_in.d_lse = tensor(told.data(), x.sl);
 
     Asked<Gradients> asked;
     asked.want("d_q", &Gradients::d_q, given.q, c.dtype, random);

@@ -468,7 +468,7 @@ TEST(Mask, MadeAlikeAreEqual) {
   const bool yes[] = {true, false}, no[] = {false, false};
   EXPECT_TRUE(boolean(yes, {1, 1, 1, 2}) == boolean(yes, {1, 1, 1, 2}));
   EXPECT_FALSE(boolean(yes, {1, 1, 1, 2}) == boolean(no, {1, 1, 1, 2}));
-  const Sees all = [](int64_t, int64_t, int64_t, int64_t) { return true; };
+  const auto all = [](int64_t, int64_t, int64_t, int64_t) { return true; };
   const Mask function = where(all);
   EXPECT_TRUE(function == function);
   EXPECT_FALSE(function == where(all));

@@ -13,11 +13,14 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "heed/mask.h"
@@ -95,6 +98,60 @@ enum class Score {
   additive,  // s = scale * w . tanh(q + k); scale defaults to 1. Bahdanau et al. 2015; q and k come already projected
 };
 
+// How scores become weights.
+enum class Weigh {
+  softmax,  // exp(score) over the sum of the row's (and its sink's); a sink of 0 is "softmax off by one" (Miller 2023)
+  sigmoid,  // 1 / (1 + exp(-score)), each pair by itself (Ramapuram et al. 2024, who add a bias of -log(keys))
+};
+
+// A row of scores on its way through a user's function: of keys [key, key + count).
+struct ScoreRow {
+  int64_t batch, head, query, key, count;
+};
+
+// A step of the user's own, behind scale, softcap, bias and ALiBi and before the mask: s[n] becomes f(s[n]), and
+// slope[n], if it is not nullptr, df/ds. In place, from several threads. What a mask hides may be passed or not, and
+// what comes of it is not used. The bits of a result are those of f, which must be the same for the same pair wherever
+// in a row it stands. double is for f64.
+class ScoreMod {
+ public:
+  virtual ~ScoreMod() = default;
+  virtual void apply(const ScoreRow& row, float* s, float* slope) const = 0;
+  virtual void apply(const ScoreRow& row, double* s, double* slope) const = 0;
+  virtual bool has_slope() const { return true; }
+};
+
+// One made of functions f(s, batch, head, query, key) and, for the backward, df/ds of the same arguments; s is float or
+// double. They are compiled into the loop over a row's keys, so that your compiler vectorises them:
+//   const auto mod = heed::score_mod([](auto s, int64_t, int64_t h, int64_t i, int64_t j) { return s * gate[h]; },
+//                                    [](auto, int64_t, int64_t h, int64_t, int64_t) { return gate[h]; });
+//   a.score_mod = &mod;
+template <class F, class Slope>
+class ScoreModOf final : public ScoreMod {
+ public:
+  ScoreModOf(F f, Slope slope) : f_(std::move(f)), slope_(std::move(slope)) {}
+  void apply(const ScoreRow& row, float* s, float* slope) const override { run(row, s, slope); }
+  void apply(const ScoreRow& row, double* s, double* slope) const override { run(row, s, slope); }
+  bool has_slope() const override { return !std::is_same_v<Slope, std::nullptr_t>; }
+
+ private:
+  template <class T>
+  void run(const ScoreRow& row, T* s, T* slope) const {
+    if constexpr (!std::is_same_v<Slope, std::nullptr_t>)
+      for (int64_t n = 0; slope && n < row.count; ++n)
+        slope[n] = static_cast<T>(slope_(s[n], row.batch, row.head, row.query, row.key + n));
+    for (int64_t n = 0; n < row.count; ++n)
+      s[n] = static_cast<T>(f_(s[n], row.batch, row.head, row.query, row.key + n));
+  }
+
+  F f_;
+  Slope slope_;
+};
+template <class F, class Slope = std::nullptr_t>
+ScoreModOf<F, Slope> score_mod(F f, Slope slope = nullptr) {
+  return {std::move(f), std::move(slope)};
+}
+
 // What a call works out before it computes, which keys each tile of queries sees and how the work is shared, and its
 // scratch memory. Every call makes one; whoever calls again and again with the same shapes and mask (layer after layer,
 // step after step) keeps one and hands it over: then nothing is worked out twice and nothing is allocated. A call whose
@@ -124,8 +181,8 @@ struct Pages {
   // Key j of sequence b is key j % P of the page table[b * table_stride + j / P]. Entries are read only where the mask
   // lets a query see something at or behind, and at or before, one of the page's keys; others may hold anything.
   const int32_t* table = nullptr;
-  int64_t table_stride = 0;   // entries from one sequence to the next
-  int64_t table_columns = 0;  // entries of a sequence
+  int64_t table_stride = 0;        // entries from one sequence to the next
+  int64_t table_columns = 0;       // entries of a sequence
   std::vector<int64_t> keys = {};  // [B]: S of each sequence
   // i8 alone, and needed there: what 1 is worth in each key and value, f32 [pages, Hkv, P, 1]. A score is the sum of
   // q * k with k as integers, times k_scale; values, as integers, are summed with weights times v_scale.
@@ -134,7 +191,7 @@ struct Pages {
 };
 
 // One attention problem: the inputs and how they are scored and masked. q, k, v, w share a dtype; bias, alibi and sinks
-// have the same, or are f32. A score is finished in this order: scale, softcap, bias, alibi, mask.
+// have the same, or are f32. A score is finished in this order: scale, softcap, bias, alibi, score_mod, mask.
 struct Attention {
   ConstTensor q;                     // [B, Hq, L, D]
   ConstTensor k = {};                // [B, Hkv, S, D]
@@ -144,20 +201,24 @@ struct Attention {
   std::optional<double> scale = {};  // see Score; may be negative
   ConstTensor w = {};                // [1, Hq or 1, 1, D], needed by Score::additive and by nothing else
   double softcap = 0;                // c > 0: scores become c * tanh(score / c), before bias and mask; 0: off
-  ConstTensor bias = {};             // added to the scores: [B or 1, Hq or 1, L or 1, S or 1], rows contiguous
-  ConstTensor alibi = {};            // slopes [1, Hq or 1, 1, 1]: adds slope * (j - (i + S - L)). Press et al. 2022
-  Mask mask = {};                    // which keys a query sees
-  ConstTensor sinks = {};            // [1, Hq or 1, 1, 1]: a score without a key or value, in every row of the head
-  double dropout = 0;                // in [0, 1): the share of weights set to 0; the others are divided by 1 - dropout
-  uint64_t seed = 0;                 // which ones: a function of (seed, b, h, i, j) alone; docs/numerics.md gives it
-  Plan* plan = nullptr;              // nullptr: a plan for this call alone
-  Executor* executor = nullptr;      // nullptr: Heed's own threads
+  // added to the scores: [B or 1, Hq or 1, L or 1, S or 1], rows contiguous. Strides may be any, also -1 from query to
+  // query: relative_bias() is a view of one number for each distance
+  ConstTensor bias = {};
+  ConstTensor alibi = {};               // slopes [1, Hq or 1, 1, 1]: adds slope * (j - (i + S - L)). Press et al. 2022
+  Mask mask = {};                       // which keys a query sees
+  const ScoreMod* score_mod = nullptr;  // nullptr: none; must live as long as the call
+  Weigh weigh = Weigh::softmax;         //
+  ConstTensor sinks = {};               // [1, Hq or 1, 1, 1]: a score without a key or value, in every row of the head
+  double dropout = 0;            // in [0, 1): the share of weights set to 0; the others are divided by 1 - dropout
+  uint64_t seed = 0;             // which ones: a function of (seed, b, h, i, j) alone; docs/numerics.md gives it
+  Plan* plan = nullptr;          // nullptr: a plan for this call alone
+  Executor* executor = nullptr;  // nullptr: Heed's own threads
 };
 
 struct Output {
   Tensor out;  // [B, Hq, L, Dv]
   // [B, Hq, L, 1], optional: log of the sum of exp(score) over the visible keys and the sink, natural logarithm. f32
-  // for f16 and bf16 tensors, else their dtype.
+  // for f16 and bf16 tensors, else their dtype. Sigmoid weights have none.
   Tensor lse = {};
 };
 
@@ -167,8 +228,8 @@ void forward(const Attention& a, const Output& result);
 
 // What the backward pass needs from outside: the forward's results and the gradients that arrive at them.
 struct Incoming {
-  ConstTensor out;         // [B, Hq, L, Dv], from forward
-  ConstTensor lse;         // [B, Hq, L, 1], from forward
+  ConstTensor out;         // [B, Hq, L, Dv], from forward; not needed of sigmoid weights
+  ConstTensor lse;         // [B, Hq, L, 1], from forward; not needed of sigmoid weights
   ConstTensor d_out;       // [B, Hq, L, Dv]
   ConstTensor d_lse = {};  // [B, Hq, L, 1], optional: the gradient of a loss that also uses lse; lse's dtype
 };
@@ -185,6 +246,27 @@ struct Gradients {
   Tensor d_alibi = {};
   Tensor d_sinks = {};
 };
+
+// A bias of relative positions (Shaw et al. 2018; T5's, of buckets; Raffel et al. 2020): bias[h, i, j] is
+// by_distance[h, j - i + L - 1], of which there are L + S - 1 for each of H heads, dense. As a bias and, of memory that
+// is cleared and added to, as d_bias: the gradient of each distance. With a cache, i counts from 0 as in the tensor.
+inline ConstTensor relative_bias(const float* by_distance, int64_t H, int64_t L, int64_t S) {
+  return {by_distance + L - 1, DType::f32, {1, H, L, S}, {0, L + S - 1, -1, 1}};
+}
+inline Tensor relative_bias(float* by_distance, int64_t H, int64_t L, int64_t S) {
+  return {by_distance + L - 1, DType::f32, {1, H, L, S}, {0, L + S - 1, -1, 1}};
+}
+
+// T5's bucket for a distance j - i: as many exact ones as half of what a direction has, then ones that grow as its
+// logarithm up to max_distance. Two directions, or only back (a decoder). Throws heed::Error for fewer than 2 buckets
+// (4 in two directions) or a max_distance that is not larger than the exact ones.
+int64_t t5_bucket(int64_t distance, bool both_directions, int64_t buckets = 32, int64_t max_distance = 128);
+
+// Row of Swin's table (Liu et al. 2021) for query i and key j of a window of `height` x `width` positions, row-major:
+// (dy + height - 1) * (2 * width - 1) + dx + width - 1 with dy = y(i) - y(j), dx = x(i) - x(j).
+inline int64_t swin_row(int64_t i, int64_t j, int64_t height, int64_t width) {
+  return (i / width - j / width + height - 1) * (2 * width - 1) + i % width - j % width + width - 1;
+}
 
 // The gradients of forward. Weights are recomputed from lse, so memory stays linear in L and S. A row that saw no key
 // gets and gives zero gradients.

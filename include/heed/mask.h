@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace heed {
@@ -153,14 +154,31 @@ Mask block_sparse(BlockTable all);
 Mask boolean(const bool* visible, const std::array<int64_t, 4>& shape, const std::array<int64_t, 4>& stride);
 Mask boolean(const bool* visible, const std::array<int64_t, 4>& shape);  // dense
 
-// Any function of batch, query head, query and key. It is called from several threads, for every pair when a plan is
-// made and again for pairs of partial tiles in each pass: keep the plan. Tell it if the function does not look at the
-// batch or the head: then it is asked for one of them only.
-using Sees = std::function<bool(int64_t batch, int64_t head, int64_t query, int64_t key)>;
+// Whether a function that a mask is made of looks at the batch or the head; if not, it is asked for one of them only.
 struct Varies {
   bool by_batch = true;
   bool by_head = true;
 };
-Mask where(Sees sees, Varies varies = {});
+
+// A function that answers for a row at a time: bit n of `bits` for key keys.begin + n, whole words, zeros behind the
+// end. It is called from several threads, for all pairs when a plan is made and again for those of partial tiles in
+// each pass: keep the plan.
+using SeesRow = std::function<void(int64_t batch, int64_t head, int64_t query, Span keys, uint64_t* bits)>;
+Mask where_rows(SeesRow sees, Varies varies = {});
+
+// The same of any function (batch, query head, query, key) -> bool, compiled into the loop over a row's keys.
+template <class Sees>
+Mask where(Sees sees, Varies varies = {}) {
+  return where_rows(
+      [sees = std::move(sees)](int64_t batch, int64_t head, int64_t query, Span keys, uint64_t* bits) {
+        for (int64_t j = keys.begin; j < keys.end; j += 64) {
+          uint64_t word = 0;
+          for (int64_t n = 0; n < 64 && j + n < keys.end; ++n)
+            word |= uint64_t{static_cast<bool>(sees(batch, head, query, j + n))} << n;
+          *bits++ = word;
+        }
+      },
+      varies);
+}
 
 }  // namespace heed
