@@ -52,13 +52,15 @@ struct Blocks : Rows<T> {
     const Scratch mine = scratch(worker, scores + packed, rows);
     float *s = mine.packed, *panel = s + scores, *v_memory = panel + kPart * p.D;
     float* partials = plan.partial.floats(0) + head_index * plan.blocks * size;
-    gather_queries(b, hkv, 0, rows, p.D, mine.q);
+    gather_queries(b, hkv, 0, rows, this->q_row, mine.q);
     const float* w = scale_w(hkv, mine.w);
     const Span all_seen = this->tiling.keys(b, hkv);
     const bool dense_k = p.a.k.stride[2] == p.D, dense_v = v_in_place && p.a.v.stride[2] == p.Dv;
     const auto ahead_of = [&](const ConstTensor& t, int64_t key) {
       return key_at(t, b, hkv, std::clamp(key, all_seen.begin, all_seen.end - 1));
     };
+    // What the products would fetch does not lie in one run then: they are given what is in the cache anyway.
+    const bool small_pages = paged && p.page_keys < kBlockKeys;
     const auto keys_ahead = [&](int64_t key) { return dense_k ? ahead_of(p.a.k, key + kAheadKeys) : nullptr; };
 
     for (int64_t part = piece.part; part < piece.end; ++part) {
@@ -71,16 +73,16 @@ struct Blocks : Rows<T> {
       for (int64_t key = seen.begin / kPart * kPart; key < seen.end; key += kPart) {
         const Span keys{std::max(key, seen.begin), std::min(key + kPart, seen.end)};
         // Keys [key, key + kPart) lie at `panel`; the kernel counts from the block's first key.
-        float* from_block = panel - key * p.D;
+        float* from_block = panel - key * this->k_packed;
         pack_k(b, hkv, key0, keys, from_block, keys_ahead);
         // The first quarter of V
-        const char* next = ahead_of(p.a.v, key0 + key / 4);
+        const char* next = small_pages ? reinterpret_cast<const char*>(panel) : ahead_of(p.a.v, key0 + key / 4);
         const int64_t begin = keys.begin / kLanes * kLanes, end = round_up(keys.end, kLanes);
         for (int64_t r = 0, n; r < rows; r += n) {
           n = NextGroup(rows - r);
           float* to = s + r * kBlockKeys;
-          this->template score<ScoreOf, true>(r, n, mine.q + r * p.D, p.D, w, from_block, begin, end, to, kBlockKeys,
-                                              next);
+          this->template score<ScoreOf, true>(r, n, mine.q + r * this->q_row, this->q_row, w, from_block, begin, end,
+                                              to, kBlockKeys, next);
         }
       }
       if (!v_in_place) pack_v(b, hkv, key0, seen, v_memory);
@@ -102,7 +104,7 @@ struct Blocks : Rows<T> {
         this->times(block.k_scale, n, sight, from);
         const float* older = weigh(b, hkv, r, n, block, sight, from, mine.group->bias, mine_of, factor);
         this->times(block.v_scale, n, sight, from);
-        const char* next = ahead_of(p.a.k, key0 + kBlockKeys);
+        const char* next = small_pages ? reinterpret_cast<const char*>(panel) : ahead_of(p.a.k, key0 + kBlockKeys);
         if (v_in_place)
           this->with_keys(
               [&]<class V>(const V*) { this->template gather<V, true>(n, block, sight, from, mine_of, older, next); });

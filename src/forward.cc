@@ -34,7 +34,7 @@ struct Tiles : Rows<T> {
     const int64_t rows = tile.row1 - tile.row0;
     const Sums all = sums(mine.sums, rows);
     start(all, rows);
-    gather_queries(b, hkv, tile.row0, tile.row1, p.D, mine.q);
+    gather_queries(b, hkv, tile.row0, tile.row1, this->q_row, mine.q);
     const float* w = scale_w(hkv, mine.w);
     for (int64_t key0 = tile.keys.begin / kBlockKeys * kBlockKeys; key0 < tile.keys.end; key0 += kBlockKeys) {
       const Cover cover = tile.cover(key0, std::min(key0 + kBlockKeys, p.S));
@@ -43,7 +43,7 @@ struct Tiles : Rows<T> {
       for (int64_t r = 0, n; r < rows; r += n) {
         n = NextGroup(rows - r);
         this->fetch(next, streams);
-        add_block<ScoreOf>(b, hkv, tile.row0 + r, n, mine.q + r * p.D, w, block, cover,
+        add_block<ScoreOf>(b, hkv, tile.row0 + r, n, mine.q + r * this->q_row, w, block, cover,
                            {all.o + r * padded, all.lanes + r * kLanes, all.m + r}, *mine.group);
       }
     }
@@ -104,7 +104,7 @@ struct Tiles : Rows<T> {
     const Sight sight = this->look(b, hkv, x, n, block, cover);
     if (sight.width == 0) return;
     float factor[kGroup];
-    this->template score<ScoreOf>(x, n, q, p.D, w, block.k, sight.first, sight.first + sight.width, group.s,
+    this->template score<ScoreOf>(x, n, q, this->q_row, w, block.k, sight.first, sight.first + sight.width, group.s,
                                   kBlockKeys);
     this->times(block.k_scale, n, sight, group.s);
     const float* older = this->weigh(b, hkv, x, n, block, sight, group.s, group.bias, sums, factor);

@@ -175,7 +175,7 @@ HWY_INLINE void Transpose(const T* from, int64_t stride, VF (&columns)[4]) {
   columns[3] = hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high));
 }
 
-// Stores one column of floats, two of 16-bit elements or four of bytes, the first in the lowest bits.
+// Stores one column of floats, or two of 16-bit elements, the first in the lower halves.
 HWY_INLINE void StoreColumns(VF x, const float*, float* to) { hn::StoreU(x, F(), to); }
 template <class T>
 HWY_INLINE void StoreColumns(VF x, const T* type, float* to) {
@@ -193,18 +193,6 @@ HWY_INLINE void StoreColumns(VF x, const hwy::bfloat16_t*, float* to) {
   const auto bits = hn::BitCast(du, x);
   hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(bits)), d, to);
   hn::StoreU(hn::BitCast(d, hn::And(bits, hn::Set(du, 0xFFFF0000u))), d, to + kPanel);
-}
-HWY_INLINE void StoreColumns(VF x, const int8_t*, float* to) {
-  const F d;
-  const hn::RebindToSigned<F> di;
-  const auto bits = hn::BitCast(di, x);
-  const auto store = [&](auto byte_on_top, int64_t column) HWY_ATTR {
-    hn::StoreU(hn::ConvertTo(d, hn::ShiftRight<24>(byte_on_top)), d, to + column * kPanel);
-  };
-  store(hn::ShiftLeft<24>(bits), 0);
-  store(hn::ShiftLeft<16>(bits), 1);
-  store(hn::ShiftLeft<8>(bits), 2);
-  store(bits, 3);
 }
 #endif
 
@@ -228,7 +216,7 @@ inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1
   int64_t r = row0;
   for (; r < row1 && r % kVector != 0; ++r) PackOneRow(rows + r * stride, dims, at(r));
 #if HWY_TARGET != HWY_SCALAR
-  // 16-bit elements are moved two at a time, bytes four, as the float they would be together.
+  // 16-bit elements are moved two at a time, as the float they would be together.
   constexpr int64_t kTogether = sizeof(float) / sizeof(T), kStep = 4 * kTogether;
   for (; r + kVector <= row1; r += kVector) {
     const T* HWY_RESTRICT from = rows + r * stride;
@@ -249,6 +237,41 @@ inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1
 #endif
   for (; r < row1; ++r) PackOneRow(rows + r * stride, dims, at(r));
   for (; r % kLanes != 0; ++r) PackOneRow(nothing, dims, at(r));
+}
+
+// Rows [row0, row1) of a [rows, dims] matrix of bytes in quads, four elements of each of kLanes rows: element d of row
+// r lies at out[(r / kLanes * quads + d / 4) * kQuad + r % kLanes * 4 + d % 4], quads = ceil(dims / 4). Zeros and
+// `ahead` as in PackPanels.
+inline constexpr int64_t kQuad = 4 * kLanes;  // bytes
+inline void PackQuads(const int8_t* rows, int64_t stride, int64_t row0, int64_t row1, int64_t dims, int8_t* out,
+                      [[maybe_unused]] const char* ahead = nullptr) {
+  const int64_t quads = (dims + 3) / 4;
+  const auto at = [&](int64_t r) { return out + r / kLanes * quads * kQuad + r % kLanes * 4; };
+  const auto pack_one = [&](const int8_t* row, int64_t r, int64_t x0) {
+    for (int64_t x = x0; x < 4 * quads; ++x) at(r)[x / 4 * kQuad + x % 4] = row && x < dims ? row[x] : 0;
+  };
+  int64_t r = row0 / kLanes * kLanes;
+  for (; r < row0; ++r) pack_one(nullptr, r, 0);
+  for (; r < row1 && r % kVector != 0; ++r) pack_one(rows + r * stride, r, 0);
+#if HWY_TARGET != HWY_SCALAR
+  for (; r + kVector <= row1; r += kVector) {
+    const int8_t* HWY_RESTRICT from = rows + r * stride;
+    int64_t x = 0;
+    for (; x + 16 <= dims; x += 16) {
+      if (ahead) {
+        for (int64_t line = 0; line < kVector * 16; line += kCacheLine) hwy::Prefetch(ahead + line);
+        ahead += kVector * 16;
+      }
+      VF columns[4];
+      Transpose(from + x, stride, columns);
+      for (int64_t c = 0; c < 4; ++c)
+        hn::StoreU(columns[c], F(), reinterpret_cast<float*>(at(r) + (x / 4 + c) * kQuad));
+    }
+    for (int64_t lane = 0; lane < kVector && x < dims; ++lane) pack_one(from + lane * stride, r + lane, x);
+  }
+#endif
+  for (; r < row1; ++r) pack_one(rows + r * stride, r, 0);
+  for (; r % kLanes != 0; ++r) pack_one(nullptr, r, 0);
 }
 
 // Rows [row0, row1) of a [rows, dims] matrix in strips of kPanel columns, the last one as wide as what is left of

@@ -76,9 +76,11 @@ struct Rows {
   // ---- Memory ----
 
   int64_t rows_of_block(int64_t key0) const { return std::min(kBlockKeys, round_up(p.S - key0, kWidestPanel)); }
+  // Floats of a row of queries, and of a packed key without its value.
+  int64_t q_row = scaled ? ByteScore::row(p.D) : p.D, k_packed = scaled ? (p.D + 3) / 4 : p.D;
   // Floats of a packed head; its block at key0 begins at key0 * packed_key().
   int64_t v_packed() const { return v_in_place && !paged ? 0 : padded; }
-  int64_t packed_key() const { return p.D + v_packed() + (scaled ? 2 : 0); }
+  int64_t packed_key() const { return k_packed + v_packed() + (scaled ? 2 : 0); }
   int64_t packed_head() const { return round_up(p.S, kWidestPanel) * packed_key(); }
   int64_t sums_size(int64_t rows) const { return rows * (padded + kLanes + 1) + kLanes; }
 
@@ -122,9 +124,9 @@ struct Rows {
 
   Block block_at(int64_t b, int64_t hkv, int64_t key0, float* memory) const {
     const int64_t rows = rows_of_block(key0), last = padded % kPanel == 0 ? kPanel : padded % kPanel;
-    Block block{key0, std::min(kBlockKeys, p.S - key0), memory, memory + rows * p.D, kPanel, rows * kPanel, last};
+    Block block{key0, std::min(kBlockKeys, p.S - key0), memory, memory + rows * k_packed, kPanel, rows * kPanel, last};
     if (scaled) {
-      block.k_scale = memory + rows * (p.D + v_packed());
+      block.k_scale = memory + rows * (k_packed + v_packed());
       block.v_scale = block.k_scale + rows;
     }
     if (v_in_place) {
@@ -148,7 +150,10 @@ struct Rows {
     in_runs(key0 + keys.begin, key0 + keys.end, [&](int64_t begin, int64_t end) {
       with_keys([&]<class K>(const K*) {
         const K* rows = reinterpret_cast<const K*>(key_at(p.a.k, b, hkv, begin)) - (begin - key0) * stride;
-        PackPanels(rows, stride, begin - key0, end - key0, p.D, memory, ahead(begin));
+        if constexpr (std::is_same_v<K, int8_t>)
+          PackQuads(rows, stride, begin - key0, end - key0, p.D, reinterpret_cast<int8_t*>(memory), ahead(begin));
+        else
+          PackPanels(rows, stride, begin - key0, end - key0, p.D, memory, ahead(begin));
       });
     });
   }
@@ -158,7 +163,7 @@ struct Rows {
     in_runs(key0 + keys.begin, key0 + keys.end, [&](int64_t begin, int64_t end) {
       with_keys([&]<class V>(const V*) {
         const V* from = reinterpret_cast<const V*>(key_at(p.a.v, b, hkv, begin)) - (begin - key0) * stride;
-        PackStrips(from, stride, begin - key0, end - key0, p.Dv, padded, rows * kPanel, memory + rows * p.D);
+        PackStrips(from, stride, begin - key0, end - key0, p.Dv, padded, rows * kPanel, memory + rows * k_packed);
       });
     });
   }
@@ -171,13 +176,14 @@ struct Rows {
       block.v = key_at(p.a.v, b, hkv, begin) - keys.begin * row;
       return true;
     }
-    char* to = reinterpret_cast<char*>(memory + rows_of_block(block.key0) * p.D);
+    char* to = reinterpret_cast<char*>(memory + rows_of_block(block.key0) * k_packed);
     block.v = to;
     block.v_row = block.v_last = p.Dv;
     in_runs(begin, end, [&](int64_t first, int64_t last) {
       const char* from = key_at(p.a.v, b, hkv, first);
-      for (int64_t j = first - block.key0; j < last - block.key0; ++j, from += row)
-        std::memcpy(to + j * p.Dv * key_bytes, from, p.Dv * key_bytes);
+      const int64_t dense = p.Dv * key_bytes, rows = row == dense ? 1 : last - first,
+                    bytes = (last - first) / rows * dense;
+      for (int64_t x = 0; x < rows; ++x) std::memcpy(to + (first - block.key0 + x) * dense, from + x * row, bytes);
     });
     return false;
   }
@@ -213,11 +219,16 @@ struct Rows {
   int64_t head_of(int64_t hkv, int64_t x) const { return hkv * p.group + tiling.head(x); }
 
   // Queries of rows [row0, row1) as f32, `size` floats each (at least D; zeros behind it); for dot scores scaled, so
-  // that scores come out in powers of two.
+  // that scores come out in powers of two. Against keys of bytes: as ByteScore has them, q_row floats each.
   void gather_queries(int64_t b, int64_t hkv, int64_t row0, int64_t row1, int64_t size, float* to) const {
     const float factor = p.a.score == Score::dot ? scale2 : 1.0f;
-    for (int64_t x = row0; x < row1; ++x, to += size)
-      WidenRow(head(p.a.q, b, head_of(hkv, x)) + query(x) * p.a.q.stride[2], p.D, size, factor, to);
+    for (int64_t x = row0; x < row1; ++x, to += size) {
+      const T* from = head(p.a.q, b, head_of(hkv, x)) + query(x) * p.a.q.stride[2];
+      if (scaled)
+        ByteScore::Round(from, p.D, factor, to);
+      else
+        WidenRow(from, p.D, size, factor, to);
+    }
   }
 
   // w of every head of the group in powers of two (additive scores); returns [group][D], or nullptr.
@@ -336,6 +347,7 @@ struct Rows {
   void score(int64_t x, int64_t n, const float* q, int64_t q_row, const float* w, const float* k, int64_t begin,
              int64_t end, float* s, int64_t s_row, const char* ahead = nullptr) const {
     const int64_t v0 = begin / kVector, v1 = end / kVector;
+    if (scaled) return ByteScore::Scores({q, q_row, k, p.D, nullptr}, n, v0, v1, s, s_row);
     if constexpr (std::is_same_v<ScoreOf, DotScore>)
       ScoreOf::template Scores<kAhead>({q, q_row, k, p.D, nullptr}, n, v0, v1, s, s_row, ahead);
     else
@@ -495,7 +507,7 @@ struct Rows {
   };
 
   Scratch scratch(int worker, int64_t packed, int64_t rows) const {
-    const int64_t group = sizeof(Group) / sizeof(float), q = round_up(rows * p.D, kLanes);
+    const int64_t group = sizeof(Group) / sizeof(float), q = round_up(rows * q_row, kLanes);
     const int64_t w = p.a.w.data ? round_up(p.group * p.D, kLanes) : 0;
     float* memory = plan.scratch[worker].floats(group + packed + q + w + sums_size(rows));
     return {reinterpret_cast<Group*>(memory), memory + group, memory + group + packed, memory + group + packed + q,

@@ -80,6 +80,135 @@ struct DotScore {
   }
 };
 
+// s = q . k where k is bytes in quads (PackQuads). A query is rounded to integers of 16 bits: sums of their products
+// are exact, so that any order gives the same bits, and two fit where one product of floats does.
+//
+// A row of queries is then its unit, what 1 is worth in it, and two words for each quad: its elements 0 and 2, and 1
+// and 3.
+struct ByteScore {
+  static constexpr int64_t kMost = 32767;
+  static constexpr int64_t kExactQuads = 128;  // 4 * 128 * 32767 * 128 < 2^31
+
+  static int64_t row(int64_t D) { return 1 + (D + 3) / 4 * 2; }
+
+  // factor * from[0, D) rounded; NaN and infinity make the unit NaN, and so every score.
+  template <class T>
+  static void Round(const T* from, int64_t D, float factor, float* to) {
+    float largest = 0;
+    bool finite = true;
+    for (int64_t x = 0; x < D; ++x) {
+      const float q = WidenOne(from + x) * factor;
+      largest = std::max(largest, std::fabs(q));
+      finite &= std::isfinite(q);
+    }
+    const float unit = largest / kMost;
+    *to++ = finite ? unit : std::numeric_limits<float>::quiet_NaN();
+    const auto rounded = [&](int64_t x) -> uint32_t {
+      if (x >= D || !finite || unit == 0) return 0;
+      const float units = std::nearbyint(WidenOne(from + x) * factor / unit);
+      return static_cast<uint32_t>(static_cast<int32_t>(std::clamp<float>(units, -kMost, kMost))) & 0xFFFF;
+    };
+    for (int64_t x = 0; x < D; x += 4) {
+      *to++ = std::bit_cast<float>(rounded(x) | rounded(x + 2) << 16);
+      *to++ = std::bit_cast<float>(rounded(x + 1) | rounded(x + 3) << 16);
+    }
+  }
+
+  // n rows against the block's vectors [v0, v1): s[r * s_stride + v * kVector], k's scales not yet in it.
+  static void Scores(const ScoreInput& in, int64_t n, int64_t v0, int64_t v1, float* s, int64_t s_stride) {
+    switch (n) {
+      case 1:
+        return SomeRows<1>(in, v0, v1, s, s_stride);
+      case 2:
+        return SomeRows<2>(in, v0, v1, s, s_stride);
+      case 3:
+        return SomeRows<3>(in, v0, v1, s, s_stride);
+      case 4:
+        return SomeRows<4>(in, v0, v1, s, s_stride);
+      case 5:
+        return SomeRows<5>(in, v0, v1, s, s_stride);
+      case 6:
+        return SomeRows<6>(in, v0, v1, s, s_stride);
+    }
+  }
+
+ private:
+  template <int R>
+  static HWY_NOINLINE void SomeRows(const ScoreInput& in, int64_t v0, int64_t v1, float* s, int64_t s_stride) {
+    for (; v0 + 2 <= v1; v0 += 2) Tile<R, 2>(in, v0, s, s_stride);
+    if (v0 < v1) Tile<R, 1>(in, v0, s, s_stride);
+  }
+
+  // R rows by V vectors of keys.
+  template <int R, int V>
+  static HWY_INLINE void Tile(const ScoreInput& in, int64_t v0, float* s, int64_t s_stride) {
+    const F d;
+    const hn::RebindToSigned<F> di;
+    const int64_t quads = (in.D + 3) / 4;
+    const int8_t* HWY_RESTRICT k[V];
+    VF total[R][V];
+    HEED_UNROLL
+    for (int v = 0; v < V; ++v) {
+      const int64_t key = (v0 + v) * kVector;
+      k[v] = reinterpret_cast<const int8_t*>(in.k) + key / kLanes * quads * kQuad + key % kLanes * 4;
+      HEED_UNROLL
+      for (int r = 0; r < R; ++r) total[r][v] = hn::Zero(d);
+    }
+    for (int64_t x = 0; x < quads;) {
+      hn::Vec<decltype(di)> sum[R][V], more[R][V];  // more: where products of pairs are not added at once (NEON)
+      HEED_UNROLL
+      for (int r = 0; r < R; ++r) {
+        HEED_UNROLL
+        for (int v = 0; v < V; ++v) sum[r][v] = more[r][v] = hn::Zero(di);
+      }
+      for (const int64_t end = std::min(quads, x + kExactQuads); x < end; ++x) {
+        const float* HWY_RESTRICT q = in.q + 1 + 2 * x;
+        HEED_UNROLL
+        for (int v = 0; v < V; ++v) {
+          const auto quad = hn::LoadU(di, reinterpret_cast<const int32_t*>(k[v] + x * kQuad));
+          HEED_UNROLL
+          for (int r = 0; r < R; ++r) Add(quad, q + r * in.q_stride, sum[r][v], more[r][v]);
+        }
+      }
+      HEED_UNROLL
+      for (int r = 0; r < R; ++r) {
+        HEED_UNROLL
+        for (int v = 0; v < V; ++v) total[r][v] = hn::Add(total[r][v], hn::ConvertTo(d, Joined(sum[r][v], more[r][v])));
+      }
+    }
+    HEED_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const VF unit = hn::Set(d, in.q[r * in.q_stride]);
+      HEED_UNROLL
+      for (int v = 0; v < V; ++v) hn::StoreU(hn::Mul(total[r][v], unit), d, s + r * s_stride + (v0 + v) * kVector);
+    }
+  }
+
+  using VI = hn::Vec<hn::RebindToSigned<F>>;
+
+#if HWY_TARGET == HWY_SCALAR
+  static void Add(VI quad, const float* q, VI& sum, VI&) {
+    const int32_t bytes = hn::GetLane(quad), even = std::bit_cast<int32_t>(q[0]), odd = std::bit_cast<int32_t>(q[1]);
+    const auto byte = [&](int x) { return static_cast<int32_t>(static_cast<int8_t>(bytes >> 8 * x)); };
+    const auto low = [](int32_t word) { return static_cast<int32_t>(static_cast<int16_t>(word)); };
+    const int32_t products = byte(0) * low(even) + byte(1) * low(odd) + byte(2) * (even >> 16) + byte(3) * (odd >> 16);
+    sum = hn::Add(sum, hn::Set(hn::RebindToSigned<F>(), products));
+  }
+  static VI Joined(VI sum, VI) { return sum; }
+#else
+  // Bytes 0 and 2 of a quad as words, and 1 and 3.
+  static HWY_INLINE void Add(VI quad, const float* q, VI& sum, VI& more) {
+    const hn::RebindToSigned<F> di;
+    const hn::RepartitionToNarrow<decltype(di)> words;
+    const auto k = hn::BitCast(words, quad);
+    const auto pair = [&](float x) HWY_ATTR { return hn::BitCast(words, hn::Set(di, std::bit_cast<int32_t>(x))); };
+    sum = hn::ReorderWidenMulAccumulate(di, hn::ShiftRight<8>(hn::ShiftLeft<8>(k)), pair(q[0]), sum, more);
+    sum = hn::ReorderWidenMulAccumulate(di, hn::ShiftRight<8>(k), pair(q[1]), sum, more);
+  }
+  static HWY_INLINE VI Joined(VI sum, VI more) { return hn::RearrangeToOddPlusEven(sum, more); }
+#endif
+};
+
 // s = w . tanh(q + k), never an L x S x D tensor (Bahdanau et al. 2015)
 struct AdditiveScore {
   static void Scores(const ScoreInput& in, int64_t n, int64_t v0, int64_t v1, float* s, int64_t s_stride) {
