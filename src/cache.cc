@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -20,17 +19,20 @@ constexpr int32_t kNoPage = -1;
 
 // Room for pages, aligned for any vector and not initialised: [pages, kv_heads, page_keys, row].
 struct Pool {
+  static constexpr std::align_val_t kAlignment{128};
+  struct Free {
+    void operator()(char* p) const { ::operator delete(p, kAlignment); }
+  };
+
   int64_t page_bytes = 0;
-  std::unique_ptr<char, decltype(&std::free)> data{nullptr, &std::free};
+  std::unique_ptr<char, Free> data;
 
   char* page(int64_t x) const { return data.get() + x * page_bytes; }
   // The same pages with room for more.
   Pool grown(int64_t pages, int64_t room) const {
-    constexpr int64_t kAlignment = 128;
-    Pool pool{page_bytes};
+    Pool pool{page_bytes, {}};
     if (page_bytes == 0) return pool;
-    pool.data.reset(static_cast<char*>(std::aligned_alloc(kAlignment, round_up(room * page_bytes, kAlignment))));
-    if (!pool.data) throw std::bad_alloc();
+    pool.data.reset(static_cast<char*>(::operator new(room* page_bytes, kAlignment)));
     if (pages > 0) std::memcpy(pool.data.get(), data.get(), pages * page_bytes);
     return pool;
   }
@@ -117,14 +119,17 @@ struct Cache::State {
 
   // Room for so many pages more, and for so many columns: all that can fail of an append.
   void reserve(int64_t pages, int64_t wide) {
-    if (wide > columns) {
-      wide = std::max(wide, 2 * columns);
-      std::vector<int32_t> wider(shape.batch * wide, kNoPage);
-      for (int64_t s = 0; s < shape.batch; ++s)
-        std::copy_n(table.begin() + s * columns, columns, wider.begin() + s * wide);
-      table.swap(wider);
-      columns = wide;
-    }
+    reserve_pages(pages);
+    if (wide <= columns) return;
+    wide = std::max(wide, 2 * columns);
+    std::vector<int32_t> wider(shape.batch * wide, kNoPage);
+    for (int64_t s = 0; s < shape.batch; ++s)
+      std::copy_n(table.begin() + s * columns, columns, wider.begin() + s * wide);
+    table.swap(wider);
+    columns = wide;
+  }
+
+  void reserve_pages(int64_t pages) {
     const int64_t have = uses.size(), more = pages - static_cast<int64_t>(free.size());
     if (more <= 0) return;
     const int64_t room = have + std::max(more, have / 2);

@@ -11,6 +11,23 @@
 #include "half.h"
 #include "problems.h"
 
+// Memory that can run out: the n-th of the next allocations fails.
+int64_t allocations_left = -1;
+
+void* allocated(std::size_t size, std::size_t alignment) {
+  if (allocations_left >= 0 && allocations_left-- == 0) throw std::bad_alloc();
+  void* memory = std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+void* operator new(std::size_t size) { return allocated(size, alignof(std::max_align_t)); }
+void* operator new(std::size_t size, std::align_val_t to) { return allocated(size, static_cast<std::size_t>(to)); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
 namespace heed {
 namespace {
 
@@ -539,6 +556,7 @@ TEST(Cache, ForksShareFullPages) {
   EXPECT_EQ(g.cache.bytes(), before);
   for (int64_t b = 0; b < 3; ++b) g.append(b, b + 1, 5);
   EXPECT_LT(g.cache.bytes(), 2 * before);
+  const int64_t forked = g.cache.bytes();
   for (int64_t b = 0; b < 3; ++b) g.append(b, b + 1, 5);
   g.cache.fork(1, 2);  // in the middle of a page: copied when either writes
   g.copies.k[2] = g.copies.k[1];
@@ -546,6 +564,10 @@ TEST(Cache, ForksShareFullPages) {
   g.append(2, 3, 2);
   g.append(1, 2, 3);
   g.check(1, "after forks");
+  for (int64_t b = 0; b < 3; ++b) g.truncate(b, 0);  // what nobody has is used again
+  g.append(2, 3, 16 * 100);
+  g.check(1, "alone");
+  EXPECT_EQ(g.cache.bytes(), forked);
 }
 
 // A row of a cache of bytes is off by at most 1/254 of its largest element.
@@ -580,9 +602,9 @@ TEST(Cache, ChangesNothingWhenItFails) {
   Grown g({.batch = 2, .kv_heads = 1, .head_size = 16, .value_size = 16, .page_keys = 16});
   g.append(0, 2, 40);
   const float one[16] = {};
-  const int64_t many = int64_t{1} << 33;
+  const int64_t many = int64_t{1} << 36;  // more pages than there can be
   const ConstTensor row = tensor(one, {2, 1, many, 16}, {0, 0, 0, 1});
-  EXPECT_ANY_THROW(g.cache.append(row, row));
+  EXPECT_THROW(g.cache.append(row, row), Error);
   ConstTensor wide = tensor(one, {2, 1, 1, 16}, {0, 0, 0, 1});
   ConstTensor narrow = tensor(one, {2, 1, 1, 8}, {0, 0, 0, 1});
   EXPECT_THROW(g.cache.append(wide, narrow), Error);
@@ -595,12 +617,52 @@ TEST(Cache, ChangesNothingWhenItFails) {
   EXPECT_THROW(g.cache.select({0, 5}), Error);
   EXPECT_THROW(g.cache.view({}, 1, 2), Error);
   g.check(3, "after errors");
+  // Memory runs out at the first allocation of an append, a select and a fork, at the second, and so on.
+  const std::vector<float> more(2 * 500 * 16);
+  const ConstTensor some = tensor(more.data(), {2, 1, 500, 16});
+  const std::vector<int64_t> crossed = {1, 0};
+  int failed = 0;
+  const auto run_out = [&](auto&& change) {
+    for (int64_t at = 0, again = true; again; ++at) {
+      allocations_left = at;
+      try {
+        change();
+        again = false;
+      } catch (const std::bad_alloc&) {
+        ++failed;
+      }
+      allocations_left = -1;
+      if (again) g.check(2, "out of memory");
+    }
+  };
+  run_out([&] { g.cache.append(some, some); });
+  EXPECT_GE(failed, 5);
+  for (int64_t b : {0, 1}) g.cache.truncate(b, 40);
+  run_out([&] { g.cache.select(crossed); });
+  EXPECT_GE(failed, 7);
+  g.cache.select(crossed);
   g.append(0, 2, 1);
   g.check(1, "and it goes on");
   EXPECT_THROW(Cache({.head_size = 0}), Error);
   EXPECT_THROW(Cache({.head_size = 8, .dtype = DType::f64}), Error);
   EXPECT_THROW(Cache({.head_size = 8, .page_keys = 20}), Error);
   EXPECT_THROW(Cache({.head_size = 8, .window = -1}), Error);
+}
+
+// A plan that is kept is made anew when sequences have grown.
+TEST(Cache, GoesWithAPlan) {
+  Grown g({.batch = 2, .kv_heads = 1, .head_size = 16, .value_size = 16});
+  g.append(0, 1, 700);
+  g.append(1, 2, 690);
+  Plan plan;
+  const std::vector<float> q = random_floats(2 * 16, g.random);
+  for (int step = 0; step < 5; ++step) {
+    Attention a = g.cache.view({.q = tensor(q.data(), {2, 1, 1, 16})});
+    const Result want = run(a, 16);
+    a.plan = &plan;
+    EXPECT_EQ(difference(run(a, 16), want), "") << step;
+    g.append(1, 2, 1);
+  }
 }
 
 // ---- Errors ----
