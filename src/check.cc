@@ -116,7 +116,7 @@ void check_pages(const Attention& a) {
   check_scale("k_scale", pages.k_scale, a.k);
   check_scale("v_scale", pages.v_scale, a.v);
   if (a.score == Score::additive && a.k.dtype == DType::i8)
-    throw Error("additive scores of keys that are i8 are not there; keep the pages in q's dtype");
+    throw Error("the pages are i8 and the score is additive, which needs keys of q's dtype; keep them so");
   if (static_cast<int64_t>(pages.keys.size()) != a.q.shape[0])
     throw Error("pages.keys has " + text(static_cast<int64_t>(pages.keys.size())) + " sequences but q has batch " +
                 text(a.q.shape[0]) + "; give each its number of keys");

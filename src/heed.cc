@@ -98,6 +98,10 @@ heed_status with_problem(const heed_attention* c, F&& f) {
     a.sinks = view(c->sinks);
     a.dropout = c->dropout;
     a.seed = c->seed;
+    if (const heed_pages& from = c->pages; from.table) {
+      a.pages = {from.table, from.table_stride, from.table_columns, {}, view(from.k_scale), view(from.v_scale)};
+      if (from.keys && a.q.shape[0] > 0) a.pages.keys.assign(from.keys, from.keys + a.q.shape[0]);
+    }
     if (c->plan) a.plan = &c->plan->plan;
     std::optional<Lent> lent;
     if (c->executor.run) a.executor = &lent.emplace(c->executor);

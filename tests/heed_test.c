@@ -226,6 +226,28 @@ int main(void) {
     heed_mask_free(prefix);
   }
 
+  /* Keys and values in pages give the bits of those in one piece; an entry that names no page is refused. */
+  {
+    const heed_tensor k_before = a.k, v_before = a.v;
+    int32_t table[B];
+    int64_t keys[B];
+    for (i = 0; i < B; ++i) table[i] = i, keys[i] = S;
+    a.dropout = 0;
+    CHECK(heed_forward(&a, heed_dense_f32(out, B, H, L, E), heed_none()) == HEED_OK);
+    a.pages.table = table;
+    a.pages.table_stride = a.pages.table_columns = 1;
+    a.pages.keys = keys;
+    CHECK(heed_forward(&a, heed_dense_f32(again, B, H, L, E), heed_none()) == HEED_OK);
+    CHECK(memcmp(out, again, sizeof(float) * B * H * L * E) == 0);
+    table[B - 1] = B;
+    CHECK(heed_forward(&a, heed_dense_f32(again, B, H, L, E), heed_none()) == HEED_INVALID);
+    CHECK(strstr(heed_last_error(), "mend the table") != NULL);
+    CHECK(heed_backward(&a, &in, &g) == HEED_INVALID);
+    memset(&a.pages, 0, sizeof a.pages);
+    a.k = k_before;
+    a.v = v_before;
+  }
+
   /* Errors: a status, a sentence with both numbers, and nothing written. */
   out[0] = 42;
   bad = a.k;

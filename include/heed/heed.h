@@ -30,7 +30,7 @@ typedef enum heed_status {
  * returned NULL). Valid until this thread's next Heed call. */
 const char* heed_last_error(void);
 
-typedef enum heed_dtype { HEED_F32 = 0, HEED_F64 = 1, HEED_F16 = 2, HEED_BF16 = 3 } heed_dtype;
+typedef enum heed_dtype { HEED_F32 = 0, HEED_F64 = 1, HEED_F16 = 2, HEED_BF16 = 3, HEED_I8 = 4 } heed_dtype;
 typedef enum heed_score { HEED_DOT = 0, HEED_ADDITIVE = 1 } heed_score;
 
 /* A strided view [batch, head, length, dim], strides in elements, the last dimension contiguous. data == NULL: not
@@ -97,6 +97,15 @@ typedef struct heed_plan heed_plan;
 heed_plan* heed_plan_new(void);
 void heed_plan_free(heed_plan* plan); /* NULL is fine */
 
+/* Keys and values in pages, for heed_forward alone: with a table, k and v are pools [pages, Hkv, P, D]. See heed::Pages
+ * for what each field is. */
+typedef struct heed_pages {
+  const int32_t* table; /* NULL: k and v lie in one piece */
+  int64_t table_stride, table_columns;
+  const int64_t* keys;          /* [B] */
+  heed_tensor k_scale, v_scale; /* HEED_I8 alone */
+} heed_pages;
+
 /* One attention problem; heed_attention_init gives every field its default. Shapes as in <heed/attention.h>. */
 typedef struct heed_attention {
   size_t size; /* sizeof(heed_attention), set by init: lets a later version tell what the caller was compiled with */
@@ -113,6 +122,7 @@ typedef struct heed_attention {
   heed_tensor alibi, sinks;
   double dropout; /* 0: off */
   uint64_t seed;
+  heed_pages pages;
 } heed_attention;
 
 void heed_attention_init(heed_attention* a);
