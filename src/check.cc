@@ -374,19 +374,25 @@ void check_appended(const char* name, const ConstTensor& t, const Shape& want) {
 
 void check_merge(const std::vector<Part>& parts, const Output& result) {
   const Tensor& out = result.out;
-  check_written("out", out, out.shape, "its own", out.dtype);
+  const DType exact = narrow(out.dtype) ? DType::f32 : out.dtype;
   const Shape rows{out.shape[0], out.shape[1], out.shape[2], 1};
+  const auto check = [&](const std::string& name, const ConstTensor& t, const Shape& want, bool right) {
+    check_shape(name.c_str(), t, want, "for the result's out it");
+    check_rows(name.c_str(), t);
+    if (!right)
+      throw Error(name + " is " + text(t.dtype) + " but the result's out is " + text(out.dtype) +
+                  "; an out has that dtype, or f32 beside f16 and bf16, an lse is f32, or f64 beside f64");
+  };
+  check("the result's out", out, out.shape, true);
+  check_writable("the result's out", out);
   for (size_t x = 0; x < parts.size(); ++x) {
     const std::string name = "part " + text(static_cast<int64_t>(x)) + "'s ";
-    const Part& part = parts[x];
-    check_read((name + "out").c_str(), part.out, out.shape, "the result",
-               narrow(out.dtype) && part.out.dtype == DType::f32 ? DType::f32 : out.dtype);
-    check_exact((name + "lse").c_str(), part.lse, out.dtype);
-    check_read((name + "lse").c_str(), part.lse, rows, "[B, H, L, 1] of the result", part.lse.dtype);
+    check(name + "out", parts[x].out, out.shape, parts[x].out.dtype == out.dtype || parts[x].out.dtype == exact);
+    check(name + "lse", parts[x].lse, rows, parts[x].lse.dtype == exact);
   }
   if (!result.lse.data) return;
-  check_exact("lse", result.lse, out.dtype);
-  check_written("lse", result.lse, rows, "[B, H, L, 1]", result.lse.dtype);
+  check("the result's lse", result.lse, rows, result.lse.dtype == exact);
+  check_writable("the result's lse", result.lse);
 }
 
 Problem check_scores(const Attention& a, const Tensor& scores) {

@@ -178,8 +178,8 @@ class Plan {
 // A call's S, which masks and biases are checked against, is the largest. The bits are those of keys and values in one
 // piece. forward() alone takes pages.
 struct Pages {
-  // Key j of sequence b is key j % P of the page table[b * table_stride + j / P]. Entries are read only where the mask
-  // lets a query see something at or behind, and at or before, one of the page's keys; others may hold anything.
+  // Key j of sequence b is key j % P of the page table[b * table_stride + j / P]. Of a sequence's entries those from
+  // the first to the last page that holds a key which the mask shows to a query are read; others may be anything.
   const int32_t* table = nullptr;
   int64_t table_stride = 0;        // entries from one sequence to the next
   int64_t table_columns = 0;       // entries of a sequence
