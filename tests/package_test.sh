@@ -16,6 +16,6 @@ if grep -HE 'torch/|libtorch|-ltorch|Torch_DIR' "$work"/*/compile_commands.json 
   echo "LibTorch leaked into the engine's package"
   exit 1
 fi
-[ "$(find "$work/prefix" -name 'heed.h' -o -name 'attention.h' -o -name 'mask.h' | wc -l)" = 3 ]
+[ "$(find "$work/prefix" -name 'heed.h' -o -name 'attention.h' -o -name 'cache.h' -o -name 'mask.h' | wc -l)" = 4 ]
 "$work/package/cxx"
 "$work/package/c"
