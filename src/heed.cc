@@ -75,6 +75,22 @@ class Lent final : public heed::Executor {
   heed_executor e_;
 };
 
+class LentMod final : public heed::ScoreMod {
+ public:
+  explicit LentMod(const heed_score_mod& mod) : mod_(mod) {}
+  void apply(const heed::ScoreRow& row, float* s, float* slope) const override { run(mod_.run_f32, row, s, slope); }
+  void apply(const heed::ScoreRow& row, double* s, double* slope) const override { run(mod_.run_f64, row, s, slope); }
+
+ private:
+  template <class F, class T>
+  void run(F* f, const heed::ScoreRow& row, T* s, T* slope) const {
+    const heed_score_row c{row.batch, row.head, row.query, row.key, row.count};
+    f(mod_.self, &c, s, slope);
+  }
+
+  heed_score_mod mod_;
+};
+
 // Calls f with the C++ problem; the executor lives as long as the call.
 template <class F>
 heed_status with_problem(const heed_attention* c, F&& f) {
@@ -105,6 +121,11 @@ heed_status with_problem(const heed_attention* c, F&& f) {
     if (c->plan) a.plan = &c->plan->plan;
     std::optional<Lent> lent;
     if (c->executor.run) a.executor = &lent.emplace(c->executor);
+    a.weigh = static_cast<heed::Weigh>(c->weigh);
+    std::optional<LentMod> mod;
+    if (c->score_mod.run_f32) a.score_mod = &mod.emplace(c->score_mod);
+    if (a.score_mod && !c->score_mod.run_f64 && a.q.dtype == heed::DType::f64)
+      throw heed::Error("score_mod.run_f64 is NULL but q is f64; give the function for doubles, too");
     f(a);
   });
 }
@@ -125,6 +146,16 @@ heed_tensor heed_dense_f64(const double* data, int64_t n0, int64_t n1, int64_t n
 
 heed_tensor heed_dense(const void* data, heed_dtype dtype, int64_t n0, int64_t n1, int64_t n2, int64_t n3) {
   return dense(const_cast<void*>(data), dtype, n0, n1, n2, n3);
+}
+
+heed_tensor heed_relative_bias(float* by_distance, int64_t H, int64_t L, int64_t S) {
+  const heed::Tensor t = heed::relative_bias(by_distance, H, L, S);
+  return {t.data, HEED_F32, {1, H, L, S}, {t.stride[0], t.stride[1], t.stride[2], t.stride[3]}};
+}
+int64_t heed_t5_bucket(int64_t distance, int both_directions, int64_t buckets, int64_t max_distance) {
+  int64_t bucket = -1;
+  guarded([&] { bucket = heed::t5_bucket(distance, both_directions != 0, buckets, max_distance); });
+  return bucket;
 }
 
 heed_mask* heed_mask_causal(void) {

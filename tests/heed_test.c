@@ -79,6 +79,40 @@ static void check_masks(void) {
   for (x = 0; x < n; ++x) heed_mask_free(made[x]);
 }
 
+static void halve(void* self, const heed_score_row* row, float* s, float* slope) {
+  int64_t n;
+  for (n = 0; n < row->count; ++n) {
+    s[n] /= 2;
+    if (slope) slope[n] = 0.5f;
+  }
+  (void)self;
+}
+
+/* Half of every score, sigmoid weights, a bias for each distance: numbers that can be worked out by hand. */
+static void check_scores(void) {
+  const float q[] = {1, 1}, k[] = {0, 4}, v[] = {8, 80};
+  float out[2], by_distance[] = {0, 1, -4, 0, 0};
+  heed_attention a;
+  heed_attention_init(&a);
+  a.q = heed_dense_f32(q, 1, 1, 2, 1);
+  a.k = heed_dense_f32(k, 1, 1, 2, 1);
+  a.v = heed_dense_f32(v, 1, 1, 2, 1);
+  a.weigh = HEED_SIGMOID;
+  CHECK(heed_forward(&a, heed_dense_f32(out, 1, 1, 2, 1), heed_none()) == HEED_OK);
+  CHECK(fabs(out[0] - (4 + 80 / (1 + exp(-4.0)))) < 1e-4);
+  a.score_mod.run_f32 = halve;
+  CHECK(heed_forward(&a, heed_dense_f32(out, 1, 1, 2, 1), heed_none()) == HEED_OK);
+  CHECK(fabs(out[1] - (4 + 80 / (1 + exp(-2.0)))) < 1e-4);
+  a.score_mod.run_f32 = NULL;
+  a.bias = heed_relative_bias(by_distance, 1, 2, 2); /* -1, 0, 1: 0, 1, -4 */
+  CHECK(heed_forward(&a, heed_dense_f32(out, 1, 1, 2, 1), heed_none()) == HEED_OK);
+  CHECK(fabs(out[0] - (8 / (1 + exp(-1.0)) + 40)) < 1e-4);
+  CHECK(fabs(out[1] - (4 + 80 / (1 + exp(-5.0)))) < 1e-4);
+  CHECK(heed_forward(&a, heed_dense_f32(out, 1, 1, 2, 1), heed_dense_f32(out, 1, 1, 2, 1)) == HEED_INVALID);
+  CHECK(heed_t5_bucket(-16, 1, 32, 128) == 10);
+  CHECK(heed_t5_bucket(-16, 1, 3, 128) == -1);
+}
+
 int main(void) {
   enum { B = 2, H = 4, G = 2, L = 160, S = 170, D = 16, E = 24 };
   float *q = malloc(sizeof(float) * B * H * L * D), *k = malloc(sizeof(float) * B * G * S * D);
@@ -220,6 +254,7 @@ int main(void) {
     CHECK(heed_mask_documents(NULL, 1) == NULL);
     CHECK(heed_mask_prefix_lm(NULL, 1) == NULL);
     check_masks();
+    check_scores();
     a.mask = before;
     CHECK(heed_forward(&a, heed_dense_f32(out, B, H, L, E), heed_dense_f32(lse, B, H, L, 1)) == HEED_OK);
     heed_mask_free(documents);

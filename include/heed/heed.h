@@ -32,6 +32,7 @@ const char* heed_last_error(void);
 
 typedef enum heed_dtype { HEED_F32 = 0, HEED_F64 = 1, HEED_F16 = 2, HEED_BF16 = 3, HEED_I8 = 4 } heed_dtype;
 typedef enum heed_score { HEED_DOT = 0, HEED_ADDITIVE = 1 } heed_score;
+typedef enum heed_weigh { HEED_SOFTMAX = 0, HEED_SIGMOID = 1 } heed_weigh; /* how scores become weights */
 
 /* A strided view [batch, head, length, dim], strides in elements, the last dimension contiguous. data == NULL: not
  * given, or not wanted. Inputs are never written through it. */
@@ -106,6 +107,23 @@ typedef struct heed_pages {
   heed_tensor k_scale, v_scale; /* HEED_I8 alone */
 } heed_pages;
 
+/* A step of yours between score and mask, see heed::ScoreMod: the scores s of a query with keys [key, key + count)
+ * become f(s), in place, and slope, unless it is NULL, df/ds. Called from several threads. f64 is for f64 tensors and
+ * may be NULL without them. run_f32 == NULL: none. */
+typedef struct heed_score_row {
+  int64_t batch, head, query, key, count;
+} heed_score_row;
+typedef struct heed_score_mod {
+  void* self;
+  void (*run_f32)(void* self, const heed_score_row* row, float* s, float* slope);
+  void (*run_f64)(void* self, const heed_score_row* row, double* s, double* slope);
+} heed_score_mod;
+
+/* A bias of relative positions as a view of by_distance [H, L + S - 1]; see heed::relative_bias. Also as d_bias. */
+heed_tensor heed_relative_bias(float* by_distance, int64_t H, int64_t L, int64_t S);
+/* T5's bucket of a distance j - i; -1 for numbers that do not fit (heed::t5_bucket says which). */
+int64_t heed_t5_bucket(int64_t distance, int both_directions, int64_t buckets, int64_t max_distance);
+
 /* One attention problem; heed_attention_init gives every field its default. Shapes as in <heed/attention.h>. */
 typedef struct heed_attention {
   size_t size; /* sizeof(heed_attention), set by init: lets a later version tell what the caller was compiled with */
@@ -123,6 +141,8 @@ typedef struct heed_attention {
   double dropout; /* 0: off */
   uint64_t seed;
   heed_pages pages;
+  heed_weigh weigh;
+  heed_score_mod score_mod;
 } heed_attention;
 
 void heed_attention_init(heed_attention* a);
