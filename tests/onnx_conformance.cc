@@ -21,8 +21,10 @@
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -181,27 +183,49 @@ Array concatenated(const Array& past, const Array& now) {
 
 constexpr double kHidden = -std::numeric_limits<double>::infinity();
 
-// attn_mask as the engine takes it: [B or 1, H or 1, L or 1, S]. A boolean one hides where it is false; a last axis
-// that is too short hides the keys behind it.
-Memory bias_of(const Array& mask, int64_t S, int type) {
-  if (mask.dims.empty() || mask.dims.size() > 4) throw Failed("attn_mask has shape " + text(mask.dims));
-  Shape shape{1, 1, 1, 1};
-  std::copy(mask.dims.begin(), mask.dims.end(), shape.end() - static_cast<int64_t>(mask.dims.size()));
-  const int64_t own = shape[3];
-  shape[3] = std::max(own, S);
-  Memory bias(type, shape);
-  const auto rows = static_cast<size_t>(shape[0] * shape[1] * shape[2]);
-  for (size_t r = 0; r < rows; ++r)
-    for (int64_t j = 0; j < shape[3]; ++j) {
-      double x = kHidden;
-      if (j < own) {
-        x = mask.values[r * static_cast<size_t>(own) + static_cast<size_t>(j)];
-        if (mask.type == kBool) x = x != 0 ? 0 : kHidden;
+// attn_mask as the engine takes it: with four axes, of which all but the last may be 1, and S keys. A last axis that is
+// too short hides the keys behind it. A boolean mask becomes a mask, so that what it hides is not read; one of numbers
+// becomes a bias.
+class GivenMask {
+ public:
+  GivenMask(const Array& mask, int64_t S, int type) : boolean_(mask.type == kBool), numbers_(type, {0, 0, 0, 0}) {
+    if (mask.dims.empty() || mask.dims.size() > 4) throw Failed("attn_mask has shape " + text(mask.dims));
+    std::copy(mask.dims.begin(), mask.dims.end(), shape_.end() - static_cast<int64_t>(mask.dims.size()));
+    const int64_t own = shape_[3], rows = shape_[0] * shape_[1] * shape_[2];
+    shape_[3] = std::max(own, S);
+    if (boolean_)
+      visible_ = std::make_unique<bool[]>(static_cast<size_t>(rows * shape_[3]));
+    else
+      numbers_ = Memory(type, shape_);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t j = 0; j < shape_[3]; ++j) {
+        const double x = j < own ? mask.values[static_cast<size_t>(r * own + j)] : boolean_ ? 0 : kHidden;
+        const auto at = static_cast<size_t>(r * shape_[3] + j);
+        if (boolean_)
+          visible_[at] = x != 0;
+        else
+          numbers_.put(at, x);
       }
-      bias.put(r * static_cast<size_t>(shape[3]) + static_cast<size_t>(j), x);
+  }
+
+  // Of batches [b, b + n).
+  void add_to(Attention& a, int64_t b, int64_t n) {
+    if (!boolean_) {
+      a.bias = numbers_.view(b, n);
+      return;
     }
-  return bias;
-}
+    Shape some = shape_;
+    if (some[0] != 1) some[0] = n;
+    const int64_t first = shape_[0] == 1 ? 0 : b * dense(shape_)[0];
+    a.mask = a.mask & boolean(visible_.get() + first, some);
+  }
+
+ private:
+  bool boolean_;
+  Shape shape_{1, 1, 1, 1};
+  std::unique_ptr<bool[]> visible_;
+  Memory numbers_;
+};
 
 // Softmax of each row with every step rounded to `type`, for a softmax_precision that the engine does not go down to.
 Array weights_in(int type, const Array& scores, int64_t S) {
@@ -268,15 +292,15 @@ Results attention(const Case& c) {
   const auto problems = [&](int t, auto&& f) {
     Memory q(Q, t, q_layout.shape, q_layout.stride), k(keys, t, k_layout.shape, k_layout.stride);
     Memory v(values, t, v_layout.shape, v_layout.stride);
-    Memory bias(kFloat, {0, 0, 0, 0});
-    if (c.has(3)) bias = bias_of(c.input(3), S, t == kDouble ? kDouble : kFloat);
+    std::optional<GivenMask> mask;
+    if (c.has(3)) mask.emplace(c.input(3), S, t == kDouble ? kDouble : kFloat);
     for (int64_t b = 0, n; b < B; b += n) {
       n = external ? 1 : B;
       const int64_t offset = external ? nonpad[b] - L : P;
       Attention a{.q = q.view(b, n), .k = k.view(b, n), .v = v.view(b, n)};
       if (c.given("scale")) a.scale = c.attribute<double>("scale", 1);
       a.softcap = c.attribute<double>("softcap", 0);
-      if (c.has(3)) a.bias = bias.view(b, n);
+      if (mask) mask->add_to(a, b, n);
       if (c.attribute<int>("is_causal", 0)) a.mask = a.mask & causal(offset);
       if (left != -1 || right != -1) a.mask = a.mask & window(left, right, offset);
       if (external) a.mask = a.mask & lengths({nonpad[b]});
