@@ -38,7 +38,7 @@ bool run(const Workload& w, Update update, const char* name, int rounds) {
   const auto room = [](const Shape& s) { return std::vector<float>(s[0] * s[1] * s[2] * s[3]); };
   std::vector<float> q = room(sq), k = room(sk), v = room(sv), out = room(so), state = room(ss), decay = k,
                      beta = room(sb);
-  std::vector<float> d_q = q, d_k = k, d_v = v, d_decay = k, d_out = out;
+  std::vector<float> d_q = q, d_k = k, d_v = v, d_decay = k, d_out = out, d_beta = beta;
   uint32_t x = 1;
   for (auto* t : {&q, &k, &v, &decay, &beta, &d_out})
     for (float& y : *t) y = static_cast<float>((x = x * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1;
@@ -76,13 +76,13 @@ bool run(const Workload& w, Update update, const char* name, int rounds) {
   const double flops = tokens * state_size * static_cast<double>(2 * w.Hq + w.Hkv * (2 + gated + 2 * delta));
   std::printf("%-5ld %3ld/%-3ld %4ld %4ld  %-12s %9.2f ms %9.0f tokens/s %6.1f GFLOP/s", w.T, w.Hq, w.Hkv, w.dk, w.dv,
               name, seconds * 1e3, tokens / seconds, flops / seconds * 1e-9);
-  if (!delta) {
-    const LinearGradients gradients{tensor(d_q.data(), sq), tensor(d_k.data(), sk), tensor(d_v.data(), sv),
-                                    gated ? tensor(d_decay.data(), sk) : Tensor{}};
-    const double back =
-        median_seconds(rounds, [&] { backward(a, LinearIncoming{tensor(d_out.data(), so)}, gradients); });
-    std::printf("   backward %9.2f ms", back * 1e3);
-  }
+  const LinearGradients gradients{.d_q = tensor(d_q.data(), sq),
+                                  .d_k = tensor(d_k.data(), sk),
+                                  .d_v = tensor(d_v.data(), sv),
+                                  .d_decay = gated ? tensor(d_decay.data(), sk) : Tensor{},
+                                  .d_beta = delta ? tensor(d_beta.data(), sb) : Tensor{}};
+  const double back = median_seconds(rounds, [&] { backward(a, LinearIncoming{tensor(d_out.data(), so)}, gradients); });
+  std::printf("   backward %9.2f ms", back * 1e3);
   std::printf("\n");
   return true;
 }

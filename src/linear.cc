@@ -32,6 +32,18 @@ void check_state(const char* name, const ConstTensor& t, const LinearProblem& p)
                 text(exact(p.a.q.dtype)));
 }
 
+// A gradient of decay or beta, if it is wanted.
+void check_gradient(const std::string& d_name, const Tensor& d, const std::string& name, const ConstTensor& of,
+                    DType q) {
+  if (!d.data) return;
+  if (!of.data) throw Error(d_name + " is asked for but there is no " + name + "; leave it out");
+  check_shape(d_name.c_str(), d, of.shape, (name + "'s shape").c_str());
+  check_rows(d_name.c_str(), d);
+  check_writable(d_name.c_str(), d);
+  if (d.dtype != exact(q))
+    throw Error(d_name + " is " + text(d.dtype) + " but for q of " + text(q) + " it must be " + text(exact(q)));
+}
+
 LinearProblem check_linear(const LinearAttention& a) {
   for (const auto& [name, t] : {std::pair{"q", a.q}, {"k", a.k}, {"v", a.v}}) {
     check_view(name, t);
@@ -89,24 +101,13 @@ LinearProblem check_linear(const LinearAttention& a, const LinearOutput& result)
 
 LinearProblem check_linear(const LinearAttention& a, const LinearIncoming& in, const LinearGradients& g) {
   const LinearProblem p = check_linear(a);
-  if (p.corrects())
-    throw Error(
-        "the delta rules have no gradients in Heed, linear and gated updates have; write the recurrence with a "
-        "framework's own operators where you need them");
   check_read("d_out", in.d_out, {p.B, p.Hq, p.T, p.dv}, "[B, Hq, T, dv]", a.q.dtype);
   if (in.d_state.data) check_state("the incoming d_state", in.d_state, p);
   if (g.d_q.data) check_written("d_q", g.d_q, a.q.shape, "q's shape", a.q.dtype);
   if (g.d_k.data) check_written("d_k", g.d_k, a.k.shape, "k's shape", a.q.dtype);
   if (g.d_v.data) check_written("d_v", g.d_v, a.v.shape, "v's shape", a.q.dtype);
-  if (g.d_decay.data) {
-    if (!a.decay.data) throw Error("d_decay is asked for but there is no decay; leave it out");
-    check_shape("d_decay", g.d_decay, a.decay.shape, "decay's shape");
-    check_rows("d_decay", g.d_decay);
-    check_writable("d_decay", g.d_decay);
-    if (g.d_decay.dtype != exact(a.q.dtype))
-      throw Error(std::string("d_decay is ") + text(g.d_decay.dtype) + " but for q of " + text(a.q.dtype) +
-                  " it must be " + text(exact(a.q.dtype)));
-  }
+  check_gradient("d_decay", g.d_decay, "decay", a.decay, a.q.dtype);
+  check_gradient("d_beta", g.d_beta, "beta", a.beta, a.q.dtype);
   if (g.d_state.data) {
     check_state("d_state", g.d_state, p);
     check_writable("d_state", g.d_state);

@@ -8,7 +8,9 @@
 //   d_q    M = S' [dv, dk], forward: x = v, y = k, z = d_out
 //   d_k    M = D' [dv, dk], D the state's gradient, backward: x = d_out, y = scale q, z = v
 //   d_v    M = D [dk, dv], backward: x = scale q, y = d_out, z = k
-// so that each sum runs over rows, in order and with FMA, and vectors run across columns: columns do not know of each
+// A delta rule writes u = beta e, e = v - (decayed S)' k, instead of v. Once e and the gradient of u are known, which
+// columns of values find out on their own, the rest is that same linear walk (corrections, below).
+// So each sum runs over rows, in order and with FMA, and vectors run across columns: columns do not know of each
 // other, and may be cut into pieces of work anywhere without a change of bits.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "linear_pass.cc"
@@ -54,6 +56,12 @@ struct Walk {
   TokenRows z = {}, out = {};
   const float* other = nullptr;  // Extra::dots: a matrix like m
   TokenRows extra = {};  // where what is extra goes: to this token's row, or what is looked ahead for to the next
+};
+
+// Of the delta rules' gradients: [B * Hkv, T, dv] each, what every token stored beyond what was there (its u is beta
+// times that), and the gradient of u.
+struct Corrections {
+  std::vector<float> e, d_u;
 };
 
 // What a step does behind its readers, while it has the matrix in registers.
@@ -240,6 +248,7 @@ HWY_NOINLINE void DeltaStrip(const Walk& k, int64_t tokens, const float* beta, c
     float* const u = k.y.at(t);
     for (int64_t c = column; c < column + V * kVector; c += kVector) {
       const VF error = hn::Sub(hn::LoadU(d, v.at(t) + c), hn::LoadU(d, u + c));
+      hn::StoreU(error, d, v.at(t) + c);
       hn::StoreU(hn::Mul(hn::Set(d, beta[t]), error), d, u + c);
     }
     if (t + 1 < tokens)
@@ -277,8 +286,8 @@ inline void Go(const Walk& k, int64_t tokens, bool back) {
   });
 }
 
-// The delta rules' way: what is written is beta (v - M' k), read from the decayed matrix. v: rows of the width. A token
-// reads what the next one needs while it has the matrix in registers.
+// The delta rules' way: what is written is beta e, e = v - M' k, read from the decayed matrix. v: rows of the width,
+// which become e. A token reads what the next one needs while it has the matrix in registers.
 inline void GoDelta(const Walk& k, int64_t tokens, const float* beta, const TokenRows& v) {
   Strips(k.width, [&]<int V>(int64_t column) HWY_ATTR {
     if (k.by == Decay::row)
@@ -288,9 +297,37 @@ inline void GoDelta(const Walk& k, int64_t tokens, const float* beta, const Toke
   });
 }
 
-// The gradients' way, one token t at a time: with the sums of products with `other`, in `extra`.
-inline void GoWithDots(const Walk& k, int64_t t) {
-  Strips(k.width, [&]<int V>(int64_t column) HWY_ATTR { Token<Decay::column, V, Extra::dots>(k, t, column); });
+// From the last token to the first: what k.out has read, u's gradient, times beta is taken from the matrix again, under
+// the key k.z. less: minus that.
+inline void GoDeltaBack(const Walk& k, int64_t tokens, const float* beta, const TokenRows& less) {
+  const F d;
+  Walk take = k;
+  take.writers = 1;
+  take.x = k.z;
+  take.y = less;
+  take.readers = 0;
+  Strips(k.width, [&]<int V>(int64_t column) HWY_ATTR {
+    for (int64_t t = tokens - 1; t >= 0; --t) {
+      if (k.by == Decay::row)
+        Token<Decay::row, V>(k, t, column);
+      else
+        Token<Decay::none, V>(k, t, column);
+      for (int64_t c = column; c < column + V * kVector; c += kVector)
+        hn::StoreU(hn::Mul(hn::Set(d, -beta[t]), hn::LoadU(d, k.out.at(t) + c)), d, less.at(t) + c);
+      Token<Decay::none, V>(take, t, column);
+    }
+  });
+}
+
+// Token t alone; with kExtra == dots also the sums of products with `other`, in `extra`.
+template <Extra kExtra>
+inline void GoOne(const Walk& k, int64_t t) {
+  Strips(k.width, [&]<int V>(int64_t column) HWY_ATTR {
+    if (k.by == Decay::column)
+      Token<Decay::column, V, kExtra>(k, t, column);
+    else
+      Token<Decay::none, V, kExtra>(k, t, column);
+  });
 }
 
 // Token t of a walk with one writer and decays by column, from one matrix to another.
@@ -389,7 +426,7 @@ struct Linear {
   // ---- Forward: columns [c0, c0 + n) of one head's values ----
 
   int64_t forward_memory(int64_t width) const {
-    return dk * width + (kTokens + 1) * ((2 + G) * dk + (2 + G) * width + 1) + 16 * kLanes;
+    return dk * width + (kTokens + 1) * ((2 + G) * dk + (3 + G) * width + 1) + 16 * kLanes;
   }
 
   void forward(const LinearOutput& result, int64_t b, int64_t h, int64_t c0, int64_t n, float* memory) const {
@@ -431,8 +468,41 @@ struct Linear {
 
   int64_t values_memory(int64_t width) const { return forward_memory(width); }
 
-  void values(const LinearIncoming& in, const LinearGradients& out, int64_t b, int64_t h, int64_t c0, int64_t n,
-              float* memory) const {
+  // What a delta rule's tokens stored: e of these columns.
+  void corrections(Corrections& found, int64_t b, int64_t h, int64_t c0, int64_t n, float* memory) const {
+    const int64_t width = round_up(n, kLanes);
+    Carver carver(memory);
+    Walk walk{.m = carver.take(p.dk * width), .rows = p.dk, .width = width};
+    walk.by = p.decays() ? Decay::row : Decay::none;
+    walk.decay = carver.rows(dk);
+    walk.x = carver.rows(dk);
+    walk.y = walk.extra = carver.rows(width);
+    walk.readers = 0;
+    const TokenRows v = carver.rows(width);
+    float* const beta = carver.take(kTokens + kLanes);
+    load_state(p.a.state, b, h, false, c0, n, width, walk.m);
+    for (int64_t t0 = 0; t0 < p.T; t0 += kTokens) {
+      const int64_t tokens = std::min(kTokens, p.T - t0);
+      for (int64_t t = 0; t < tokens; ++t) {
+        if (p.decays()) decay_row(b, h, t0 + t, 0, p.dk, dk, walk.decay.at(t));
+        row(p.a.beta, b, h, t0 + t, 0, 1, 1, 1.0f, beta + t);
+        row(p.a.k, b, h, t0 + t, 0, p.dk, dk, 1.0f, walk.x.at(t));
+        row(p.a.v, b, h, t0 + t, c0, n, width, 1.0f, v.at(t));
+      }
+      GoDelta(walk, tokens, beta, v);
+      for (int64_t t = 0; t < tokens; ++t) std::copy_n(v.at(t), n, found_row(found.e, b, h, t0 + t) + c0);
+    }
+  }
+
+  // Row t of one of Corrections.
+  template <class Floats>
+  auto* found_row(Floats& of, int64_t b, int64_t h, int64_t t) const {
+    return of.data() + ((b * p.Hkv + h) * p.T + t) * p.dv;
+  }
+
+  // found: where a delta rule's d_u goes.
+  void values(const LinearIncoming& in, const LinearGradients& out, Corrections& found, int64_t b, int64_t h,
+              int64_t c0, int64_t n, float* memory) const {
     const int64_t width = round_up(n, kLanes);
     Carver carver(memory);
     Walk walk{.m = carver.take(p.dk * width), .rows = p.dk, .width = width};
@@ -443,6 +513,8 @@ struct Linear {
     walk.y = carver.rows(width, G);
     walk.z = carver.rows(dk);
     walk.out = carver.rows(width);
+    const TokenRows less = carver.rows(width);
+    float* const beta = carver.take(kTokens + kLanes);
     load_state(in.d_state, b, h, false, c0, n, width, walk.m);
     for (int64_t t0 = (p.T - 1) / kTokens * kTokens; t0 >= 0 && p.T > 0; t0 -= kTokens) {
       const int64_t tokens = std::min(kTokens, p.T - t0);
@@ -453,9 +525,17 @@ struct Linear {
           row(in.d_out, b, h * G + g, t0 + t, c0, n, width, 1.0f, walk.y.at(t, g));
         }
         row(p.a.k, b, h, t0 + t, 0, p.dk, dk, 1.0f, walk.z.at(t));
+        if (p.corrects()) row(p.a.beta, b, h, t0 + t, 0, 1, 1, 1.0f, beta + t);
       }
-      Go(walk, tokens, true);
-      for (int64_t t = 0; t < tokens && out.d_v.data; ++t) store(walk.out.at(t), out.d_v, b, h, t0 + t, c0, n, 1.0f);
+      if (p.corrects())
+        GoDeltaBack(walk, tokens, beta, less);
+      else
+        Go(walk, tokens, true);
+      for (int64_t t = 0; t < tokens; ++t) {
+        if (p.corrects()) std::copy_n(walk.out.at(t), n, found_row(found.d_u, b, h, t0 + t) + c0);
+        if (out.d_v.data && p.corrects()) store(less.at(t), out.d_v, b, h, t0 + t, c0, n, -1.0f);
+        if (out.d_v.data && !p.corrects()) store(walk.out.at(t), out.d_v, b, h, t0 + t, c0, n, 1.0f);
+      }
     }
     if (!out.d_state.data) return;
     if (p.decays() && p.T > 0) {
@@ -476,12 +556,14 @@ struct Linear {
 
   int64_t keys_memory(int64_t width, bool with_decay) const {
     const int64_t states = with_decay ? chunk() + (p.T + chunk() - 1) / chunk() : 0;
-    return (2 + states) * (dv * width + kLanes) + (kTokens + 1) * ((1 + G) * dv + (5 + 2 * G) * width) + 16 * kLanes;
+    const int64_t read = p.corrects() ? round_up(p.T * width, kLanes) : 0;
+    return (2 + states) * (dv * width + kLanes) + read + (kTokens + 1) * ((2 + G) * dv + (7 + 2 * G) * width) +
+           20 * kLanes;
   }
 
   // d_channels: where d_decay of each channel goes, [T, dk], if decay has one number for all of them.
-  void keys(const LinearIncoming& in, const LinearGradients& out, int64_t b, int64_t h, int64_t i0, int64_t n,
-            float* d_channels, float* memory) const {
+  void keys(const LinearIncoming& in, const LinearGradients& out, const Corrections& found, int64_t b, int64_t h,
+            int64_t i0, int64_t n, float* d_channels, float* memory) const {
     const int64_t width = round_up(n, kLanes), size = p.dv * width, every = chunk();
     const bool with_decay = out.d_decay.data != nullptr, backwards = with_decay || out.d_k.data;
     Carver carver(memory);
@@ -507,14 +589,40 @@ struct Linear {
     float* const kept = with_decay ? carver.take((p.T + every - 1) / every * size) : nullptr;  // before each chunk
     float* const before = with_decay ? carver.take(every * size) : nullptr;  // before each token of one
 
+    // A delta rule reads S' times the gradient of e before a token writes, and takes that gradient from D under the
+    // key.
+    Walk look = state, take = gradient;
+    float* reads = nullptr;  // [T, width]
+    if (p.corrects()) {
+      const TokenRows d_e = carver.rows(dv);
+      reads = carver.take(p.T * width);
+      look.writers = 0;
+      look.readers = 1;
+      look.z = d_e;
+      look.out = carver.rows(width);
+      state.by = take.by = Decay::none;  // look has decayed it
+      take.writers = 1;
+      take.x = d_e;
+      take.y = carver.rows(width);  // minus k
+      take.readers = 0;
+    }
+
     const auto read = [&](int64_t t0, int64_t tokens) {
       for (int64_t t = 0; t < tokens; ++t) {
         if (p.decays()) {
           decay_row(b, h, t0 + t, i0, n, width, now.at(t));
           decay_row(b, h, t0 + t + 1, i0, n, width, after.at(t));
         }
-        row(p.a.v, b, h, t0 + t, 0, p.dv, dv, 1.0f, v.at(t));
         row(p.a.k, b, h, t0 + t, i0, n, width, 1.0f, k.at(t));
+        if (p.corrects()) {
+          float beta;
+          row(p.a.beta, b, h, t0 + t, 0, 1, 1, 1.0f, &beta);
+          WidenRow(found_row(found.e, b, h, t0 + t), p.dv, dv, beta, v.at(t));  // u
+          WidenRow(found_row(found.d_u, b, h, t0 + t), p.dv, dv, beta, look.z.at(t));
+          row(p.a.k, b, h, t0 + t, i0, n, width, -1.0f, take.y.at(t));
+        } else {
+          row(p.a.v, b, h, t0 + t, 0, p.dv, dv, 1.0f, v.at(t));
+        }
         for (int64_t g = 0; g < G; ++g) {
           row(in.d_out, b, h * G + g, t0 + t, 0, p.dv, dv, 1.0f, d_out.at(t, g));
           row(p.a.q, b, h * G + g, t0 + t, i0, n, width, static_cast<float>(p.scale), q.at(t, g));
@@ -522,13 +630,18 @@ struct Linear {
       }
     };
 
-    if (out.d_q.data || with_decay) {
+    if (out.d_q.data || with_decay || p.corrects()) {
       load_state(p.a.state, b, h, true, i0, n, width, state.m);
       for (int64_t t0 = 0; t0 < p.T; t0 += kTokens) {
         const int64_t tokens = std::min(kTokens, p.T - t0);
         if (with_decay && t0 % every == 0) std::copy(state.m, state.m + size, kept + t0 / every * size);
         read(t0, tokens);
-        Go(state, tokens, false);
+        if (!p.corrects()) Go(state, tokens, false);
+        for (int64_t t = 0; t < tokens && p.corrects(); ++t) {
+          GoOne<Extra::none>(look, t);
+          std::copy_n(look.out.at(t), width, reads + (t0 + t) * width);
+          GoOne<Extra::none>(state, t);
+        }
         for (int64_t t = 0; t < tokens && out.d_q.data; ++t)
           for (int64_t g = 0; g < G; ++g)
             store(state.out.at(t, g), out.d_q, b, h * G + g, t0 + t, i0, n, static_cast<float>(p.scale));
@@ -551,19 +664,28 @@ struct Linear {
       for (int64_t t0 = c0 + (c1 - c0 - 1) / kTokens * kTokens; t0 >= c0; t0 -= kTokens) {
         const int64_t tokens = std::min(kTokens, c1 - t0);
         read(t0, tokens);
-        if (!with_decay) Go(gradient, tokens, true);
-        for (int64_t t = tokens - 1; t >= 0 && with_decay; --t) {
-          gradient.other = before + (t0 + t - c0) * size;
-          GoWithDots(gradient, t);
-          float* const d_decay = gradient.extra.at(t);
+        if (!with_decay && !p.corrects()) Go(gradient, tokens, true);
+        for (int64_t t = tokens - 1; t >= 0 && (with_decay || p.corrects()); --t) {
+          Walk& last = p.corrects() ? take : gradient;
+          if (p.corrects()) GoOne<Extra::none>(gradient, t);
+          if (!with_decay) {
+            GoOne<Extra::none>(last, t);
+            continue;
+          }
+          last.other = before + (t0 + t - c0) * size;
+          GoOne<Extra::dots>(last, t);
+          float* const d_decay = last.extra.at(t);
           for (int64_t i = 0; i < n; ++i) d_decay[i] *= now.at(t)[i];
           if (d_channels)
             std::copy(d_decay, d_decay + n, d_channels + (t0 + t) * p.dk + i0);
           else
             store(d_decay, out.d_decay, b, h, t0 + t, i0, n, 1.0f);
         }
-        for (int64_t t = 0; t < tokens && out.d_k.data; ++t)
-          store(gradient.out.at(t), out.d_k, b, h, t0 + t, i0, n, 1.0f);
+        for (int64_t t = 0; t < tokens && out.d_k.data; ++t) {
+          float* const d_k = gradient.out.at(t);
+          for (int64_t i = 0; i < n && p.corrects(); ++i) d_k[i] -= reads[(t0 + t) * width + i];
+          store(d_k, out.d_k, b, h, t0 + t, i0, n, 1.0f);
+        }
       }
     }
   }
@@ -588,39 +710,78 @@ struct Linear {
     });
   }
 
-  void run_backward(const LinearIncoming& in, const LinearGradients& out) const {
-    const int most = workers(p.a.executor);
-    const bool with_decay = out.d_decay.data != nullptr, per_head = with_decay && out.d_decay.shape[3] == 1;
-    const bool of_keys = out.d_q.data || out.d_k.data || with_decay, of_values = out.d_v.data || out.d_state.data;
-    const int64_t i_width = width_of(p.dk, most), c_width = width_of(p.dv, most);
-    const int64_t i_blocks = of_keys ? (p.dk + i_width - 1) / i_width : 0;
-    const int64_t c_blocks = of_values ? (p.dv + c_width - 1) / c_width : 0;
-    const int64_t floats = std::max(keys_memory(i_width, with_decay), values_memory(c_width));
-    std::vector<float> d_channels(per_head ? p.B * p.Hkv * p.T * p.dk : 0);
-    std::vector<Memory> memory(most);
-    const int64_t heads = p.B * p.Hkv, blocks = i_blocks + c_blocks;
-    parallel(p.a.executor, most, heads * blocks, [&](int worker, int64_t piece) {
-      const int64_t head = piece / blocks, block = piece % blocks, b = head / p.Hkv, h = head % p.Hkv;
-      float* const mine = memory[worker].floats(floats);
-      if (block < i_blocks) {
-        const int64_t i0 = block * i_width;
-        keys(in, out, b, h, i0, std::min(i_width, p.dk - i0),
-             per_head ? d_channels.data() + head * p.T * p.dk : nullptr, mine);
-      } else {
-        const int64_t c0 = (block - i_blocks) * c_width;
-        values(in, out, b, h, c0, std::min(c_width, p.dv - c0), mine);
+  // d_beta = d_u . e, summed over heads if beta is shared by them.
+  void store_d_beta(const Corrections& found, const Tensor& d_beta) const {
+    const bool shared = d_beta.shape[1] == 1;
+    parallel(p.a.executor, p.B * (shared ? 1 : p.Hkv), [&](int64_t piece) {
+      const int64_t b = shared ? piece : piece / p.Hkv, first = shared ? 0 : piece % p.Hkv;
+      for (int64_t t = 0; t < p.T; ++t) {
+        double sum = 0;
+        for (int64_t h = first; h < (shared ? p.Hkv : first + 1); ++h) {
+          const float *e = found_row(found.e, b, h, t), *d_u = found_row(found.d_u, b, h, t);
+          for (int64_t c = 0; c < p.dv; ++c) sum += double{d_u[c]} * double{e[c]};
+        }
+        const float rounded = static_cast<float>(sum);
+        store(&rounded, d_beta, b, first, t, 0, 1, 1.0f);
       }
     });
-    if (!per_head) return;
-    parallel(p.a.executor, heads, [&](int64_t head) {
+  }
+
+  // d_decay of a head is the sum of its channels'.
+  void store_d_decay(const std::vector<float>& d_channels, const Tensor& d_decay) const {
+    parallel(p.a.executor, p.B * p.Hkv, [&](int64_t head) {
       for (int64_t t = 0; t < p.T; ++t) {
         const float* each = d_channels.data() + (head * p.T + t) * p.dk;
         double sum = 0;
         for (int64_t i = 0; i < p.dk; ++i) sum += each[i];
         const float rounded = static_cast<float>(sum);
-        store(&rounded, out.d_decay, head / p.Hkv, head % p.Hkv, t, 0, 1, 1.0f);
+        store(&rounded, d_decay, head / p.Hkv, head % p.Hkv, t, 0, 1, 1.0f);
       }
     });
+  }
+
+  void run_backward(const LinearIncoming& in, const LinearGradients& out) const {
+    const int most = workers(p.a.executor);
+    const bool with_decay = out.d_decay.data != nullptr, per_head = with_decay && out.d_decay.shape[3] == 1;
+    const bool of_keys = out.d_q.data || out.d_k.data || with_decay;
+    // A delta rule's keys need what its values find out.
+    const bool of_values = out.d_v.data || out.d_state.data || (p.corrects() && (of_keys || out.d_beta.data));
+    const int64_t heads = p.B * p.Hkv, i_width = width_of(p.dk, most), c_width = width_of(p.dv, most);
+    const int64_t i_blocks = of_keys ? (p.dk + i_width - 1) / i_width : 0;
+    const int64_t c_blocks = of_values ? (p.dv + c_width - 1) / c_width : 0;
+    const int64_t floats = std::max(keys_memory(i_width, with_decay), values_memory(c_width));
+    std::vector<float> d_channels(per_head ? heads * p.T * p.dk : 0);
+    Corrections found;
+    if (p.corrects()) {
+      found.e.resize(heads * p.T * p.dv);
+      found.d_u.resize(heads * p.T * p.dv);
+    }
+    std::vector<Memory> memory(most);
+
+    const auto pieces = [&](int64_t i_some, int64_t c_some) {
+      const int64_t blocks = i_some + c_some;
+      parallel(p.a.executor, most, heads * blocks, [&](int worker, int64_t piece) {
+        const int64_t head = piece / blocks, block = piece % blocks, b = head / p.Hkv, h = head % p.Hkv;
+        float* const mine = memory[worker].floats(floats);
+        if (block < i_some) {
+          const int64_t i0 = block * i_width;
+          float* const channels = per_head ? d_channels.data() + head * p.T * p.dk : nullptr;
+          keys(in, out, found, b, h, i0, std::min(i_width, p.dk - i0), channels, mine);
+          return;
+        }
+        const int64_t c0 = (block - i_some) * c_width, n = std::min(c_width, p.dv - c0);
+        if (p.corrects()) corrections(found, b, h, c0, n, mine);
+        values(in, out, found, b, h, c0, n, mine);
+      });
+    };
+    if (p.corrects()) {
+      pieces(0, c_blocks);
+      pieces(i_blocks, 0);
+    } else {
+      pieces(i_blocks, c_blocks);
+    }
+    if (per_head) store_d_decay(d_channels, out.d_decay);
+    if (out.d_beta.data) store_d_beta(found, out.d_beta);
   }
 };
 

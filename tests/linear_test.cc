@@ -122,23 +122,24 @@ TEST_P(Lattice, Forward) {
 }
 
 TEST_P(Lattice, Backward) {
-  if (c().update == Update::delta || c().update == Update::gated_delta) return;
   Problem p(c(), 2);
   Data d_q = Data::empty_like(p.q), d_k = Data::empty_like(p.k), d_v = Data::empty_like(p.v);
-  Data d_decay = Data::empty_like(p.decay), d_state = Data::empty_like(p.d_state);
-  const LinearGradients got{d_q.write(), d_k.write(), d_v.write(), d_decay.write(), d_state.write()};
+  Data d_decay = Data::empty_like(p.decay), d_state = Data::empty_like(p.d_state), d_beta = Data::empty_like(p.beta);
+  const LinearGradients got{d_q.write(), d_k.write(), d_v.write(), d_decay.write(), d_state.write(), d_beta.write()};
   backward(p.a, p.incoming(), got);
-  Exact q(p.q.shape()), k(p.k.shape()), v(p.v.shape()), decay(p.decay.shape()), state(p.d_state.shape());
+  Exact q(p.q.shape()), k(p.k.shape()), v(p.v.shape()), decay(p.decay.shape()), state(p.d_state.shape()),
+      beta(p.beta.shape());
   reference::backward(check_linear(p.a, p.incoming(), got), p.incoming(),
-                      LinearGradients{q.write(), k.write(), v.write(), decay.write(), state.write()});
+                      LinearGradients{q.write(), k.write(), v.write(), decay.write(), state.write(), beta.write()});
   EXPECT_LT(error(d_q, q), kBackward);
   EXPECT_LT(error(d_k, k), kBackward);
   EXPECT_LT(error(d_v, v), kBackward);
   EXPECT_LT(error(d_decay, decay), kBackward);
   EXPECT_LT(error(d_state, state), kBackward);
+  EXPECT_LT(error(d_beta, beta), kBackward);
 
   // Each gradient alone has the same bits as all together.
-  for (Data* one : {&d_q, &d_k, &d_v, &d_decay, &d_state}) {
+  for (Data* one : {&d_q, &d_k, &d_v, &d_decay, &d_state, &d_beta}) {
     if (one->empty()) continue;
     const std::vector<float> all = one->values();
     *one = Data::empty_like(*one);
@@ -147,6 +148,7 @@ TEST_P(Lattice, Backward) {
      : one == &d_k     ? only.d_k
      : one == &d_v     ? only.d_v
      : one == &d_decay ? only.d_decay
+     : one == &d_beta  ? only.d_beta
                        : only.d_state) = one->write();
     backward(p.a, p.incoming(), only);
     EXPECT_EQ(std::memcmp(all.data(), one->values().data(), all.size() * sizeof(float)), 0);
@@ -184,11 +186,11 @@ TEST(Reference, AHandMadeStep) {
 
 // One problem in double whose loss is sum(d_out . out) + sum(d_state . last state).
 struct Slopes {
-  std::vector<Exact> in;  // q, k, v, decay, state
+  std::vector<Exact> in;  // q, k, v, decay, state, beta
   Exact d_out, d_state;
   LinearAttention a;
   explicit Slopes(Problem& p) : d_out(p.d_out.shape()), d_state(p.d_state.shape()) {
-    for (Data* x : {&p.q, &p.k, &p.v, &p.decay, &p.state}) in.push_back(copy(*x));
+    for (Data* x : {&p.q, &p.k, &p.v, &p.decay, &p.state, &p.beta}) in.push_back(copy(*x));
     d_out = copy(p.d_out);
     d_state = copy(p.d_state);
     for (double& g : in[3].values)
@@ -199,6 +201,7 @@ struct Slopes {
     a.v = in[2].write();
     if (p.a.decay.data) a.decay = in[3].write();
     if (p.a.state.data) a.state = in[4].write();
+    if (p.a.beta.data) a.beta = in[5].write();
   }
   static Exact copy(Data& x) {
     Exact e(x.shape());
@@ -221,13 +224,13 @@ struct Slopes {
 
 TEST(Reference, GradientsAreSlopes) {
   for (const Case& c : lattice()) {
-    if (c.T * c.dk * c.dv > 40 * 40 * 30 || c.update == Update::delta || c.update == Update::gated_delta) continue;
+    if (c.T * c.dk * c.dv > 40 * 40 * 30) continue;
     Problem p(c, 3);
     Slopes s(p);
     std::vector<Exact> d;
     for (const Exact& x : s.in) d.emplace_back(x.shape);
     if (!c.state) d[4] = Exact(s.d_state.shape);
-    LinearGradients wanted{d[0].write(), d[1].write(), d[2].write(), d[3].write(), d[4].write()};
+    LinearGradients wanted{d[0].write(), d[1].write(), d[2].write(), d[3].write(), d[4].write(), d[5].write()};
     backward(s.a, LinearIncoming{s.d_out.write(), s.d_state.write()}, wanted);
     for (size_t x = 0; x < s.in.size(); ++x)
       for (size_t n = 0; n < s.in[x].values.size(); n += 1 + s.in[x].values.size() / 7) {
@@ -264,12 +267,12 @@ TEST(Bits, DoNotDependOnThreadsOrTarget) {
       for (const int n : {1, 2, 7, 40}) {
         set_threads(n);
         std::vector<Data> now;
-        for (const Data* x : {&p.d_out, &p.d_state, &p.q, &p.k, &p.v, &p.decay, &p.d_state})
+        for (const Data* x : {&p.d_out, &p.d_state, &p.q, &p.k, &p.v, &p.decay, &p.d_state, &p.beta})
           now.push_back(Data::empty_like(*x));
         forward(p.a, LinearOutput{now[0].write(), now[1].write()});
-        if (update == Update::linear || update == Update::gated)
-          backward(p.a, p.incoming(),
-                   LinearGradients{now[2].write(), now[3].write(), now[4].write(), now[5].write(), now[6].write()});
+        backward(p.a, p.incoming(),
+                 LinearGradients{now[2].write(), now[3].write(), now[4].write(), now[5].write(), now[6].write(),
+                                 now[7].write()});
         if (first.empty()) first = now;
         for (size_t x = 0; x < now.size(); ++x) EXPECT_TRUE(same(first[x], now[x])) << x << " " << n << " " << target;
       }
@@ -344,7 +347,6 @@ TEST(Dtypes, NarrowOnesRoundOnce) {
         forward(a, LinearOutput{tensor(out2.data(), type, out.shape()), state2.write()});
         for (int64_t n = 0; n < 4 * 37 * 21; ++n) ASSERT_EQ(out2[n], narrow(out.values()[n]));
         EXPECT_TRUE(same(state, state2));
-        if (update == Update::delta || update == Update::gated_delta) continue;
         backward(p.a, p.incoming(), LinearGradients{.d_q = d_q.write(), .d_decay = d_decay.write()});
         backward(a, in, LinearGradients{.d_q = tensor(d_q2.data(), type, d_q.shape()), .d_decay = d_decay2.write()});
         for (int64_t n = 0; n < 4 * 37 * 20; ++n) ASSERT_EQ(d_q2[n], narrow(d_q.values()[n]));
@@ -499,13 +501,8 @@ TEST_F(Says, Backward) {
   const auto backward_says = [&](const LinearIncoming& in, const LinearGradients& g) {
     return said([&] { backward(p.a, in, g); });
   };
-  EXPECT_EQ(backward_says(p.incoming(), {}),
-            "the delta rules have no gradients in Heed, linear and gated updates have; write the recurrence with a "
-            "framework's own operators where you need them");
-  p.a.update = Update::gated;
-  p.a.beta = {};
-  Data d_q = p.q, d_k = p.k, d_v = p.v, d_decay = p.decay, d_state = p.state;
-  const LinearGradients good{d_q.write(), d_k.write(), d_v.write(), d_decay.write(), d_state.write()};
+  Data d_q = p.q, d_k = p.k, d_v = p.v, d_decay = p.decay, d_state = p.state, d_beta = p.beta;
+  LinearGradients good{d_q.write(), d_k.write(), d_v.write(), d_decay.write(), d_state.write(), d_beta.write()};
   EXPECT_EQ(backward_says(p.incoming(), good), "nothing");
   LinearIncoming in = p.incoming();
   in.d_out = {};
@@ -523,10 +520,15 @@ TEST_F(Says, Backward) {
   EXPECT_EQ(with(&LinearGradients::d_k), "d_k has shape [2, 2, 6, 3] but k's shape is [2, 2, 5, 3]");
   EXPECT_EQ(with(&LinearGradients::d_v), "d_v has shape [2, 2, 6, 6] but v's shape is [2, 2, 5, 6]");
   EXPECT_EQ(with(&LinearGradients::d_decay), "d_decay has shape [2, 2, 6, 3] but decay's shape is [2, 2, 5, 3]");
+  EXPECT_EQ(with(&LinearGradients::d_beta), "d_beta has shape [2, 2, 6, 1] but beta's shape is [2, 2, 5, 1]");
   EXPECT_EQ(with(&LinearGradients::d_state), "d_state has shape [2, 2, 4, 6] but [B, Hkv, dk, dv] is [2, 2, 3, 6]");
   LinearGradients g = good;
   g.d_decay.dtype = DType::f16;
   EXPECT_EQ(backward_says(p.incoming(), g), "d_decay is f16 but for q of f32 it must be f32");
+  p.a.update = Update::gated;
+  p.a.beta = {};
+  EXPECT_EQ(backward_says(p.incoming(), good), "d_beta is asked for but there is no beta; leave it out");
+  good.d_beta = {};
   p.a.update = Update::linear;
   p.a.decay = {};
   EXPECT_EQ(backward_says(p.incoming(), good), "d_decay is asked for but there is no decay; leave it out");

@@ -42,16 +42,17 @@ struct LinearAttention {
 
 struct LinearOutput {
   Tensor out;         // [B, Hq, T, dv]
-  Tensor state = {};  // [B, Hkv, dk, dv], optional: after the last token; may be the memory of LinearAttention's
+  Tensor state = {};  // [B, Hkv, dk, dv], optional: after the last token; may be LinearAttention's own view
 };
 
 // out = scale * S' q, with the S that the token's own update has left. Arithmetic is f32 (double for f64), as in
 // attention.h, and states are kept in f32.
 //
-// This is the recurrence, token after token, with the state in the first-level cache, not the chunk-wise form that
-// graphics processors want: it needs no more operations, and it is why bits do not depend on how a sequence is cut. A
-// token's output depends on the state before it and itself alone: a sequence computed in several calls, state handed
-// on, has the bits of one call; threads, batch and place do not matter either. An exp(g) below 2^-125 counts as 0.
+// This is the recurrence, token after token, with 64 columns of the state at a time in the nearest cache, not the
+// chunk-wise form that graphics processors want: it takes about as many operations, and it is why bits do not depend on
+// how a sequence is cut. A token's output depends on the state before it and itself alone: a sequence computed in
+// several calls, state handed on, has the bits of one call; threads, batch and place do not matter either. An exp(g)
+// below 2^-125 counts as 0.
 void forward(const LinearAttention& a, const LinearOutput& result);
 
 struct LinearIncoming {
@@ -59,21 +60,22 @@ struct LinearIncoming {
   ConstTensor d_state = {};  // [B, Hkv, dk, dv], optional: the gradient of a loss that also uses the last state
 };
 
-// The gradients wanted, each of the shape of its input and overwritten. d_q, d_k, d_v have q's dtype; d_decay and
-// d_state are f32, and f64 for f64. A view without data is not computed.
+// The gradients wanted, each of the shape of its input and overwritten. d_q, d_k, d_v have q's dtype; d_decay, d_state
+// and d_beta are f32, and f64 for f64. A view without data is not computed.
 struct LinearGradients {
   Tensor d_q = {};
   Tensor d_k = {};
   Tensor d_v = {};
   Tensor d_decay = {};
   Tensor d_state = {};  // of the state before the first token, given or not
+  Tensor d_beta = {};
 };
 
-// The gradients of forward, for Update::linear and Update::gated; heed::Error for the delta rules. Nothing of the
-// forward is kept: states are computed again, and no step of a recurrence is undone by a division, so that a decay of 0
-// is as good as any. For d_decay each worker keeps about 2 sqrt(T) states (of at most 64 of the dk channels), the
-// others need one; a d_decay of one for each head sums T * dk numbers for each head of B * Hkv. (f64 keeps all T
-// states.)
+// The gradients of forward. Nothing of the forward is kept: states are computed again, and no step of a recurrence is
+// undone by a division, so that a decay of 0 is as good as any. For d_decay each worker keeps about 2 sqrt(T) states
+// (of at most 64 of the dk channels), the others need one; a d_decay of one for each head sums T * dk numbers for each
+// head of B * Hkv, and the delta rules keep 2 T * dv for each. (f64 keeps all T states.) Bits do not depend on the
+// threads.
 void backward(const LinearAttention& a, const LinearIncoming& in, const LinearGradients& gradients);
 
 }  // namespace heed
