@@ -84,6 +84,11 @@ struct Content {
         }
         scale->push_back(some);
       }
+      for (auto* all : {&k.back(), &v.back()})
+        for (float& x : *all) {
+          if (t == DType::f16) x = float_of_half(half_of_float(x));
+          if (t == DType::bf16) x = float_of_bfloat(bfloat_of_float(x));
+        }
       if (t != DType::i8) continue;
       for (auto* all : {&k.back(), &v.back()})
         for (float& x : *all) x = static_cast<float>(static_cast<int>(random() % 255) - 127);
@@ -248,6 +253,9 @@ TEST_F(Paged, F32WithOddValues) { compare_all(DType::f32, DType::f32, Scales::no
 TEST_F(Paged, Additive) { compare_all(DType::f32, DType::f32, Scales::none, Score::additive, 32); }
 TEST_F(Paged, F16) { compare_all(DType::f16, DType::f16, Scales::none, Score::dot, 32); }
 TEST_F(Paged, Bf16) { compare_all(DType::bf16, DType::bf16, Scales::none, Score::dot, 32); }
+
+TEST_F(Paged, F16BesideQueriesOfF32) { compare_all(DType::f16, DType::f32, Scales::none, Score::dot, 32); }
+TEST_F(Paged, Bf16BesideQueriesOfF32) { compare_all(DType::bf16, DType::f32, Scales::none, Score::dot, 24); }
 
 // Every sequence in one page each, alone, in one thread.
 Result bytes_alone(const Content& c, const Mask& mask) {
@@ -692,6 +700,35 @@ TEST(Cache, ChangesNothingWhenItFails) {
   EXPECT_THROW(Cache({.head_size = 8, .dtype = DType::f64}), Error);
   EXPECT_THROW(Cache({.head_size = 8, .page_keys = 20}), Error);
   EXPECT_THROW(Cache({.head_size = 8, .window = -1}), Error);
+}
+
+TEST(Cache, EmptyOneGivesZeros) {
+  const Cache cache({.batch = 2, .head_size = 16});
+  const std::vector<float> q(2 * 16, 1);
+  const Result r = run(cache.view({.q = tensor(q.data(), {2, 1, 1, 16}), .mask = causal()}), 16);
+  EXPECT_EQ(r.out, std::vector<char>(2 * 16 * 4));
+  EXPECT_EQ(r.lse, std::vector<float>(2, -INFINITY));
+}
+
+// NaN in a query, or in a key that is seen, reaches the row; in a key that is not seen it changes nothing.
+TEST(Cache, ShowsNaNToWhoSeesIt) {
+  for (const DType t : {DType::f32, DType::i8}) {
+    Cache cache({.batch = 1, .head_size = 16, .dtype = t, .page_keys = 16});
+    std::vector<float> k(40 * 16, 0.5f), v(k), q(3 * 16, 0.5f);
+    k[7 * 16 + 3] = kNaN;
+    q[2 * 16] = INFINITY;
+    cache.append(tensor(k.data(), {1, 1, 40, 16}), tensor(v.data(), {1, 1, 40, 16}));
+    const auto out = [&](const Mask& mask) {
+      const Result r = run(cache.view({.q = tensor(q.data(), {1, 1, 3, 16}), .mask = mask}), 16);
+      const float* x = reinterpret_cast<const float*>(r.out.data());
+      return std::vector<float>{x[0], x[16], x[32]};
+    };
+    const std::vector<float> all = out({}), some = out(window(29, 0));
+    for (const float x : all) EXPECT_TRUE(std::isnan(x));
+    EXPECT_FLOAT_EQ(some[0], 0.5f);
+    EXPECT_FLOAT_EQ(some[1], 0.5f);
+    EXPECT_TRUE(std::isnan(some[2]));
+  }
 }
 
 // A plan that is kept is made anew when sequences have grown.
