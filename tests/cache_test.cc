@@ -4,8 +4,10 @@
 #include <heed/cache.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <new>
 #include <numeric>
 
 #include "half.h"
@@ -23,6 +25,7 @@ void* allocated(std::size_t size, std::size_t alignment) {
 
 void* operator new(std::size_t size) { return allocated(size, alignof(std::max_align_t)); }
 void* operator new(std::size_t size, std::align_val_t to) { return allocated(size, static_cast<std::size_t>(to)); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return std::malloc(size); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
