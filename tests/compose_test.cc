@@ -113,7 +113,8 @@ Mask one_mask(const std::string& kind, Composed& c, Dice& dice) {
   if (kind == "prefix_lm") return prefix_lm({dice.between(0, c.S)});
   if (kind == "ragged") {
     const int64_t q = dice.between(0, c.L), k = dice.between(0, c.S);
-    return ragged({0, q, c.L}, {0, k, c.S}, dice.between(-1, 9), dice.between(-1, 3));
+    const int64_t left = dice.between(-1, 9);
+    return ragged({0, q, c.L}, {0, k, c.S}, left, dice.between(-1, 3));
   }
   if (kind == "dilated") {
     const int64_t reach = dice.between(0, c.S);
@@ -317,7 +318,7 @@ Tensor exact_view(const Tensor& like, std::vector<double>& memory, const Numbers
 
 // ---- The passes ----
 
-void check_forward_pass(const Composed& c, Tensors& t, Pass pass) {
+void check_forward_pass(const Composed& c, Tensors& t, std::optional<Pass> pass) {
   std::vector<double> out = room(t.out), lse = room(t.lse);
   const Attention a = t.problem();
   const Output result = t.result();
@@ -328,7 +329,7 @@ void check_forward_pass(const Composed& c, Tensors& t, Pass pass) {
   if (!c.sigmoid) {
     EXPECT_LT(distance(t.lse, lse), 2e-6);
   }
-  c.count(pass);
+  if (pass) c.count(*pass);
 }
 
 // Gradients of everything there is, and the same from the reference, which is told what out's rounding makes of d_lse.
@@ -380,8 +381,7 @@ void check_backward_pass(const Composed& c, Tensors& t, std::mt19937& random) {
     exact.d_bias = tensor(dense.data(), whole.shape);
     reference::backward(p, exact_in, exact);
     for (One& one : all)
-      if (one.got.f32.data() == t.bias_view(one.got).data ||
-          static_cast<const void*>(one.got.f32.data() + c.L - 1) == g.d_bias.data) {
+      if (one.got.shape == t.bias.shape) {
         std::fill(one.exact.begin(), one.exact.end(), 0.0);
         for (int64_t h = 0; h < c.Hq; ++h)
           for (int64_t i = 0; i < c.L; ++i)
@@ -504,7 +504,7 @@ TEST(Compose, FeaturesWithFeatures) {
     check_forward_pass(c, t, number % 3 == 0 ? kDecode : kForward);
     check_backward_pass(c, t, random);
     if (number % 4 == 1) {
-      check_forward_pass(c, t, kForward);  // out and lse again, for what follows
+      check_forward_pass(c, t, {});  // out and lse again, for what follows
       check_second_pass(c, t, random);
     }
     if (number % 4 == 2) check_bytes(c, t, dice);
@@ -525,10 +525,14 @@ std::string page() {
   std::ostringstream text;
   text << "# Features, and what takes them\n\n"
        << "Generated: `build/tests/compose_test --features=docs/features.md` draws " << kDraws
-       << " problems, each of three to six of these features and of the defaults\nthat go with them, and checks them "
-          "against the double-precision reference in each pass, on every SIMD target. A number says how many of the "
-          "problems\nwith the feature were checked in the pass; **refused** that the pass says no in one sentence and "
-          "writes nothing, in so many. The test fails if this page\nis not what it counts.\n";
+       << " problems, each of three to six of these features beside the defaults,\nand checks them in every pass "
+          "against "
+          "the double-precision reference, on every SIMD target. A number says how many of the problems with the "
+          "feature were\nchecked in the pass. **refused**: the pass says no in one sentence and writes nothing, which "
+          "is "
+          "checked as well. –: there is no such problem (a neighbourhood has as many queries as keys). The test fails "
+          "if this "
+          "page is not what\nit counts.\n";
   for (const auto& [group, names] : kFeatures) {
     text << "\n| " << group << " |";
     for (const char* pass : kPassNames) text << " " << pass << " |";
@@ -543,8 +547,8 @@ std::string page() {
       if (const size_t bar = shown.find('|'); bar != std::string::npos) shown.insert(bar, "\\");
       text << "\n| " << shown << " |";
       for (const Count& n : counts()[name]) {
-        if (n.refused) text << " **refused** " << n.refused << (n.checked ? "," : " |");
-        if (n.checked || !n.refused) text << " " << n.checked << " |";
+        // Of problems that were refused it may have been another feature's doing.
+        text << (n.checked ? " " + std::to_string(n.checked) : n.refused ? " **refused**" : " –") << " |";
       }
     }
     text << "\n";
@@ -561,7 +565,9 @@ TEST(Compose, ThePageSaysWhatWasChecked) {
   for (const auto& [group, names] : kFeatures)
     for (const char* name : names)
       for (int pass = 0; pass < kPasses; ++pass)
-        EXPECT_GT(counts()[name][pass].checked + counts()[name][pass].refused, 0) << name << ", " << kPassNames[pass];
+        if (pass != kDecode || name != std::string("neighbourhood")) {
+          EXPECT_GT(counts()[name][pass].checked + counts()[name][pass].refused, 0) << name << " " << kPassNames[pass];
+        }
   if (!write_to().empty()) {
     std::ofstream(write_to()) << page();
     return;
