@@ -188,7 +188,8 @@ heed::Tensor view_slot(Slot slot, const Tensor& t, Heads heads) {
 
 // What a call is made of besides its list of tensors; kept by the graph for the backward pass.
 struct Settings : torch::CustomClassHolder {
-  Attention how;  // without tensors
+  Attention how;                              // without tensors
+  std::shared_ptr<const ScoreMod> score_mod;  // keeps how.score_mod
   Heads heads;
   std::array<Slot, kSlots> slots{};  // of the first, second, ... tensor
 };
@@ -245,7 +246,9 @@ struct Call {
     how.score = options.score;
     how.scale = options.scale;
     how.softcap = options.softcap;
+    how.score_mod = (settings->score_mod = options.score_mod).get();
     how.mask = options.mask;
+    how.weigh = options.weigh;
     how.executor = &torch_executor();
     if (needs_v && options.dropout != 0) {
       how.dropout = options.dropout;
@@ -263,7 +266,7 @@ struct Call {
   }
 };
 
-// Runs the forward pass into fresh tensors: {out, lse}.
+// Runs the forward pass into fresh tensors: {out, lse}, of sigmoid weights a stand-in for it.
 variable_list run_forward(const Settings& settings, const variable_list& inputs) {
   const Attention a = problem(settings, inputs, inputs.size());
   const Tensor& q = inputs[0];
@@ -280,7 +283,9 @@ variable_list run_forward(const Settings& settings, const variable_list& inputs)
     out = torch::empty({batch, heads, queries, dim}, q.options());
   }
   Tensor lse = torch::empty({batch, heads, queries}, q.options().dtype(exact(q.scalar_type())));
-  heed::forward(a, {.out = view(out, "out", settings.heads.query), .lse = view_lse(lse)});
+  const bool sigmoid = a.weigh == Weigh::sigmoid;
+  if (sigmoid) lse.zero_();
+  heed::forward(a, {.out = view(out, "out", settings.heads.query), .lse = sigmoid ? heed::Tensor() : view_lse(lse)});
   return {out, lse};
 }
 
@@ -294,6 +299,8 @@ struct Back {
 
   Attention attention() const { return problem(settings, list, inputs); }
   Incoming incoming() const {
+    if (settings.how.weigh == Weigh::sigmoid)
+      return {{}, {}, view(list[d_out], "the gradient of out", settings.heads.query), {}};
     return {view(list[inputs], "out", settings.heads.query), view_lse(list[inputs + 1]),
             view(list[d_out], "the gradient of out", settings.heads.query), view_lse(list[d_lse])};
   }
@@ -446,7 +453,7 @@ AttentionResult attend(const Tensor& q, const Tensor& k, const Tensor& v, Heads 
                                                                      [](const Tensor& t) { return t.requires_grad(); });
   variable_list results = recorded ? AttentionFunction::apply(at::TensorList(call.inputs), call.settings)
                                    : run_forward(*call.settings, call.inputs);
-  return {std::move(results[0]), std::move(results[1])};
+  return {std::move(results[0]), options.weigh == Weigh::sigmoid ? Tensor() : std::move(results[1])};
 }
 
 Tensor weights_of(const Tensor& q, const Tensor& k, Heads heads, const AttentionOptions& options) {
@@ -466,6 +473,7 @@ Tensor weights_of(const Tensor& q, const Tensor& k, Heads heads, const Attention
       torch::empty({a.q.shape[0], a.q.shape[1], a.q.shape[2], columns}, call.inputs[kQ].options().dtype(dtype));
   const Tensor weights = all.narrow(3, 0, keys);
   heed::score(a, view(weights, "weights", 0));
+  if (options.weigh == Weigh::sigmoid) return weights.sigmoid_();
   if (columns > keys) all.select(3, keys).copy_(call.inputs.back().reshape({-1, 1}));
   heed::weigh(view(all, "weights", 0), view(all, "weights", 0));
   return weights.contiguous();

@@ -72,6 +72,38 @@ void check_writable(const char* name, const Tensor& t) {
 
 namespace {
 
+// Whether an index difference below `size` on each axis from `axis` on, of strides `stride`, makes up `apart`.
+bool reachable(const Shape& size, const Shape& stride, int axis, int64_t apart) {
+  if (axis == 3) return std::abs(apart) < std::max<int64_t>(1, size[3]);
+  if (size[axis] <= 1 || stride[axis] == 0) return reachable(size, stride, axis + 1, apart);
+  const int64_t steps = apart / stride[axis];  // strides nest, so it is these or one more
+  for (int64_t n = steps - 1; n <= steps + 1; ++n)
+    if (std::abs(n) < size[axis] && reachable(size, stride, axis + 1, apart - n * stride[axis])) return true;
+  return false;
+}
+
+// A tensor that is written must not lie on one that is read or on another that is written. Views of the same strides
+// can be told apart element by element (packed q, k and v do not overlap); of others only that they begin at one place.
+void check_apart(const char* name, const Tensor& t, const char* other_name, const ConstTensor& other) {
+  if (!t.data || !other.data || empty(t.shape) || empty(other.shape)) return;
+  bool overlap = t.data == other.data;
+  if (t.stride == other.stride && t.dtype == other.dtype) {
+    const int64_t apart = (static_cast<const char*>(t.data) - static_cast<const char*>(other.data)) / bytes_of(t.dtype);
+    Shape most;
+    for (int axis = 0; axis < 4; ++axis) most[axis] = std::max(t.shape[axis], other.shape[axis]);
+    overlap = reachable(most, t.stride, 0, apart);
+  }
+  if (overlap)
+    throw Error(std::string(name) + " of shape " + text(t.shape) + " lies on the memory of " + other_name +
+                " of shape " + text(other.shape) + "; give it memory of its own");
+}
+
+// Of the inputs of a call.
+void check_apart(const char* name, const Tensor& t, const Attention& a) {
+  for (const auto& [other, view] : {std::pair("q", &a.q), {"k", &a.k}, {"v", &a.v}, {"w", &a.w}, {"bias", &a.bias}})
+    check_apart(name, t, other, *view);
+}
+
 // One number for each query head, or one for all.
 void check_head_values(const char* name, const ConstTensor& t, const Problem& p) {
   if (!t.data) return;
@@ -303,6 +335,11 @@ void check_gradients(const Attention& a, const G& g) {
   check_gradient("d_bias", g.d_bias, "bias", a.bias, t);
   check_gradient("d_alibi", g.d_alibi, "alibi", a.alibi, t);
   check_gradient("d_sinks", g.d_sinks, "sinks", a.sinks, t);
+  for (const auto& [name, view] : {std::pair("d_q", &g.d_q), {"d_k", &g.d_k}, {"d_v", &g.d_v}})
+    check_apart(name, *view, a);
+  check_apart("d_q", g.d_q, "d_k", g.d_k);
+  check_apart("d_q", g.d_q, "d_v", g.d_v);
+  check_apart("d_k", g.d_k, "d_v", g.d_v);
 }
 
 }  // namespace
@@ -310,6 +347,7 @@ void check_gradients(const Attention& a, const G& g) {
 Problem check_forward(const Attention& a, const Output& result) {
   const Problem p = check_problem(a, true, true);
   check_written("out", result.out, {p.B, p.Hq, p.L, p.Dv}, "[B, Hq, L, Dv]", a.q.dtype);
+  check_apart("out", result.out, a);
   check_no_lse(p, "lse", result.lse.data);
   if (result.lse.data) check_written_rows("lse", result.lse, p);
   return p;

@@ -178,6 +178,12 @@ TEST(TorchAttention, MasksAndRowsThatSeeNothing) {
   EXPECT_TRUE(d_q[1].ne(0).any().item<bool>());
 }
 
+auto gate() {
+  return score_mod(
+      [](auto s, int64_t, int64_t h, int64_t, int64_t j) { return s * (h + 1) + static_cast<float>(j) / 8; },
+      [](auto, int64_t, int64_t h, int64_t, int64_t) { return h + 1; });
+}
+
 TEST(TorchAttention, MasksWithHoles) {
   Problem p = dot_problem("");
   for (const std::vector<int64_t>& shape :
@@ -197,6 +203,33 @@ TEST(TorchAttention, MasksWithHoles) {
   check(p);
   EXPECT_THROW(boolean_mask(torch::ones({2, 2})), Error);
   EXPECT_THROW(boolean_mask(torch::ones({1, 1, 1, 2, 2}, torch::kBool)), Error);
+}
+
+// Against LibTorch's own operators: a gate for each head and key before sigmoid weights.
+TEST(TorchAttention, SigmoidAndAScoreMod) {
+  const Problem p = dot_problem("");
+  for (const auto dtype : kDTypes) {
+    const std::vector<Tensor> x = leaves_of(p, dtype);
+    AttentionOptions options;
+    options.mask = causal();
+    options.weigh = Weigh::sigmoid;
+    options.score_mod = std::make_shared<decltype(gate())>(gate());
+    const AttentionResult result = attention(x[0], x[1], x[2], options);
+    EXPECT_FALSE(result.lse.defined());
+    const auto by_head = torch::arange(1, 5, dtype).reshape({4, 1, 1}), by_key = torch::arange(9, torch::dtype(dtype));
+    const auto repeated = [](const Tensor& t) { return t.repeat_interleave(2, 1); };
+    const Tensor scores = torch::matmul(x[0], repeated(x[1]).transpose(2, 3)) / std::sqrt(5.0) * by_head + by_key / 8;
+    const Tensor weights = scores.sigmoid() * plain::visible(causal(), 2, 4, 7, 9).to(dtype);
+    const Tensor out = torch::matmul(weights, repeated(x[2]));
+    expect_near(result.out, out, plain::tolerance(dtype), "out");
+    expect_near(attention_weights(x[0], x[1], options), weights, plain::tolerance(dtype), "weights");
+    const std::vector<Tensor> got = gradients(mixed(result.out), x), want = gradients(mixed(out), x);
+    for (size_t i = 0; i < x.size(); ++i) expect_near(got[i], want[i], plain::tolerance(dtype), "gradient");
+    EXPECT_THROW(torch::autograd::grad({attention(x[0], x[1], x[2], options).out.sum()}, {x[0]}, {}, true, true)[0]
+                     .sum()
+                     .backward(),
+                 std::exception);  // has no second derivative, and says so
+  }
 }
 
 TEST(TorchAttention, NothingBehindAMaskIsRead) {
