@@ -378,6 +378,12 @@ Problem check_backward(const Attention& a, const Incoming& in, const Gradients& 
   return p;
 }
 
+Problem check_weights(const Attention& a, const ConstTensor& lse) {
+  const Problem p = check_problem(a, a.v.data != nullptr);
+  check_read_rows("lse", lse, p);
+  return p;
+}
+
 Problem check_jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, const Output& result) {
   check_twice(a, "jvp");
   const Problem p = check_problem(a, true);

@@ -33,6 +33,8 @@ Problem check_forward(const Attention& a, const Output& result);
 void check_table(const Problem& p, const Tiling& tiling);
 Problem check_backward(const Attention& a, const Incoming& in, const Gradients& gradients);
 Problem check_jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, const Output& result);
+// Of a call that makes weights again from lse; v may be left out.
+Problem check_weights(const Attention& a, const ConstTensor& lse);
 Problem check_double_backward(const Attention& a, const Incoming& in, const Tangents& dd,
                               const SecondGradients& wanted);
 

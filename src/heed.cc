@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "heed/attention.h"
+#include "heed/probe.h"
 
 struct heed_mask {
   heed::Mask mask;
@@ -44,6 +45,16 @@ heed::Tensor view(const heed_tensor& t) {
   heed::Tensor v;
   v.data = t.data;
   v.dtype = static_cast<heed::DType>(t.dtype);
+  for (int axis = 0; axis < 4; ++axis) {
+    v.shape[axis] = t.shape[axis];
+    v.stride[axis] = t.stride[axis];
+  }
+  return v;
+}
+
+heed::KeyTensor view(const heed_keys& t) {
+  heed::KeyTensor v;
+  v.data = t.data;
   for (int axis = 0; axis < 4; ++axis) {
     v.shape[axis] = t.shape[axis];
     v.stride[axis] = t.stride[axis];
@@ -288,6 +299,23 @@ heed_status heed_backward(const heed_attention* a, const heed_incoming* in, cons
     heed::backward(
         problem, {view(in->out), view(in->lse), view(in->d_out), view(in->d_lse)},
         {view(g->d_q), view(g->d_k), view(g->d_v), view(g->d_w), view(g->d_bias), view(g->d_alibi), view(g->d_sinks)});
+  });
+}
+
+heed_keys heed_dense_keys(int64_t* data, int64_t n0, int64_t n1, int64_t n2, int64_t n3) {
+  return {data, {n0, n1, n2, n3}, {n1 * n2 * n3, n2 * n3, n3, 1}};
+}
+
+heed_status heed_probe(const heed_attention* a, heed_tensor lse, const heed_probes* w) {
+  return with_problem(a, [&](const heed::Attention& problem) {
+    if (!w) throw heed::Error("the probes are NULL; pass a heed_probes");
+    if (!w->rows && w->n_rows) throw heed::Error("the rows are NULL; give n_rows of them");
+    heed::Probes wanted{view(w->top_keys), view(w->top_weights), view(w->largest_key), view(w->largest),
+                        view(w->entropy),  view(w->mass),        view(w->mass_factor)};
+    if (w->has_mass_queries) wanted.mass_queries = heed::Span{w->mass_queries[0], w->mass_queries[1]};
+    for (size_t n = 0; n < w->n_rows; ++n) wanted.rows.push_back({w->rows[n].batch, w->rows[n].head, w->rows[n].query});
+    wanted.weights = view(w->weights);
+    heed::probe(problem, view(lse), wanted);
   });
 }
 

@@ -153,6 +153,39 @@ int main(void) {
     if (!(fabs(out[i] - again[i]) <= largest)) largest = fabs(out[i] - again[i]);
   CHECK(largest < 1e-5);
 
+  /* The same weights are what the probes see: the strongest key of query 0 of head 1, and what keys received. */
+  {
+    heed_probes probes;
+    heed_weight_row row;
+    float *list = malloc(sizeof(float) * S), *masses = malloc(sizeof(float) * B * H * S);
+    const float* w = scores + L * S;
+    double sum = 0;
+    int strongest = 0;
+    int64_t* places = malloc(sizeof(int64_t) * B * H * L);
+    memset(&probes, 0, sizeof probes);
+    memset(&row, 0, sizeof row);
+    row.head = 1;
+    probes.largest_key = heed_dense_keys(places, B, H, L, 1);
+    probes.mass = heed_dense_f32(masses, B, H, 1, S);
+    probes.has_mass_queries = 1;
+    probes.mass_queries[1] = 1;
+    probes.rows = &row;
+    probes.n_rows = 1;
+    probes.weights = heed_dense_f32(list, 1, 1, 1, S);
+    CHECK(heed_probe(&a, heed_dense_f32(lse, B, H, L, 1), &probes) == HEED_OK);
+    for (i = 0; i < S; ++i) {
+      if (w[i] > w[strongest]) strongest = i;
+      sum += fabs(list[i] - w[i]) + fabs(masses[S + i] - w[i]);
+    }
+    CHECK(sum < 1e-5);
+    CHECK(places[L] == strongest);
+    row.head = H;
+    CHECK(heed_probe(&a, heed_dense_f32(lse, B, H, L, 1), &probes) == HEED_INVALID);
+    CHECK(strstr(heed_last_error(), "row 0 of the list") != NULL);
+    CHECK(heed_probe(&a, heed_dense_f32(lse, B, H, L, 1), NULL) == HEED_INVALID);
+    free(list), free(masses), free(places);
+  }
+
   /* A lent executor does the work, in another order, to the same bits. */
   a.executor.self = &calls;
   a.executor.concurrency = 2;

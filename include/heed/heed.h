@@ -160,6 +160,38 @@ typedef struct heed_gradients {
 
 heed_status heed_backward(const heed_attention* a, const heed_incoming* in, const heed_gradients* gradients);
 
+/* A strided view of numbers of keys; data == NULL: not wanted. */
+typedef struct heed_keys {
+  int64_t* data;
+  int64_t shape[4];
+  int64_t stride[4];
+} heed_keys;
+
+heed_keys heed_dense_keys(int64_t* data, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
+
+typedef struct heed_weight_row {
+  int64_t batch, head, query;
+} heed_weight_row;
+
+/* Where the attention went; <heed/probe.h> says what each is. Zeroed: nothing is wanted. */
+typedef struct heed_probes {
+  heed_keys top_keys;          /* [B, Hq, L, k] */
+  heed_tensor top_weights;     /* [B, Hq, L, k] */
+  heed_keys largest_key;       /* [B, Hq, L, 1] */
+  heed_tensor largest;         /* [B, Hq, L, 1] */
+  heed_tensor entropy;         /* [B, Hq, L, 1] */
+  heed_tensor mass;            /* [B, Hq, 1, S] */
+  heed_tensor mass_factor;     /* [B, Hq, L, 1] or heed_none(): read */
+  int has_mass_queries;        /* 0: all of them */
+  int64_t mass_queries[2];     /* from, to */
+  const heed_weight_row* rows; /* n_rows rows of the weights, dense: */
+  size_t n_rows;
+  heed_tensor weights; /* [1, 1, n_rows, S] */
+} heed_probes;
+
+/* lse: from heed_forward; a->v may be heed_none(). */
+heed_status heed_probe(const heed_attention* a, heed_tensor lse, const heed_probes* wanted);
+
 /* The three steps on their own, dense. */
 heed_status heed_score_step(const heed_attention* a, heed_tensor scores);
 heed_status heed_weigh_step(heed_tensor scores, heed_tensor weights);
