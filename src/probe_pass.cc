@@ -10,6 +10,8 @@
 // clang-format off
 #include "hwy/foreach_target.h"  // compiles this file once for each target
 // clang-format on
+#include <algorithm>
+#include <bit>
 #include <functional>
 #include <optional>
 #include <thread>
@@ -82,21 +84,21 @@ inline void WeightsOfRow(float* t, int64_t width, float lse2, float* lanes, floa
 // to key, ALiBi's, would be entered one by one.
 inline void EnterStrongest(const float* w, int64_t width, int64_t key, float* most, Strongest& top) {
   const F d;
-  const float before = top.least();
-  const auto above = [&](const float* x, float bound)
-                         HWY_ATTR { return !hn::AllFalse(d, hn::Gt(hn::LoadU(d, x), hn::Set(d, bound))); };
-  bool some = false;
-  for (int64_t v = 0; v < kLanes; v += kVector) some |= above(most + v, before);
-  if (!some) return;
-  float bound = before;
-  if (top.n <= kLanes) {
+  float bound = top.least();
+  int64_t lanes = 0;
+  for (int64_t v = 0; v < kLanes; v += kVector)
+    lanes += hn::CountTrue(d, hn::Gt(hn::LoadU(d, most + v), hn::Set(d, bound)));
+  if (lanes == 0) return;
+  if (lanes >= top.n) {
     std::nth_element(most, most + top.n - 1, most + kLanes, std::greater<>());
-    bound = std::max(bound, std::nextafter(most[top.n - 1], 0.0f));  // what equals it may be among them
+    bound = std::nextafter(most[top.n - 1], 0.0f);  // what equals it may be among them
   }
-  for (int64_t j = 0; j < width; j += kVector)
-    if (above(w + j, bound))
-      for (int64_t x = j; x < j + kVector; ++x)
-        if (w[x] > bound && w[x] > top.least()) top.insert(w[x], key + x);
+  for (int64_t j = 0; j < width; j += kVector) {
+    uint64_t above = 0;
+    hn::StoreMaskBits(d, hn::Gt(hn::LoadU(d, w + j), hn::Set(d, bound)), reinterpret_cast<uint8_t*>(&above));
+    for (; above != 0; above &= above - 1)
+      if (const int64_t x = j + std::countr_zero(above); w[x] > top.least()) top.insert(w[x], key + x);
+  }
 }
 
 // ---- The pass ----
