@@ -60,10 +60,10 @@ struct Probes {
 
 // Looks again at a forward of `a`, whose lse it is given: [B, Hq, L, 1]. a.v may be left out. Any score, mask and
 // option; keys and values in pages are not taken. The bits do not depend on the number of threads, the other batches or
-// the SIMD target (targets with FMA), nor on what else is asked for. Memory beside the results: about 400 rows of q and
-// Hq / Hkv * S sums for each thread, and B * Hq * S sums if mass is wanted. All that is not in the list of rows costs
-// about as much as half a forward, and so does the list if it names every row. Throws heed::Error, and writes nothing,
-// when an argument does not fit.
+// the SIMD target (targets with FMA), nor on what else is asked for. Memory beside the results: for each thread what
+// about 400 rows of a KV head's queries hold (q, k strongest keys) and Hq / Hkv * S sums, and B * Hq * S sums if mass
+// is wanted. Time: about two thirds of the forward's; a list of rows alone costs these rows. Throws heed::Error, and
+// writes nothing, when an argument does not fit.
 void probe(const Attention& a, const ConstTensor& lse, const Probes& wanted);
 
 // ---- Rollout (Abnar & Zuidema 2020): attention followed through the layers of an encoder ----
