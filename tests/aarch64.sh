@@ -13,8 +13,8 @@ log=$build/setup.log
 : >"$log"
 
 # Not memory_test: it counts pages, and under qemu those are qemu's. bits_test is the longest, 35 s.
-programs=(attention_test bits_test cache_test check_test lattice_test linear_test mask_test norm_test plan_test rotary_test score_test second_test
-  steps_test threads_test heed_c_test)
+programs=(attention_test bits_test cache_test check_test lattice_test linear_test mask_test norm_test plan_test probe_test rotary_test score_test
+  second_test steps_test threads_test heed_c_test)
 cross=(
   -G Ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_BUILD_TYPE=Release
   -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++

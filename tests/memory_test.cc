@@ -2,6 +2,7 @@
 // with every option a backward takes at most 64 MB beside its tensors at B 1, H 8, L 16,384, D 64.
 #include <gtest/gtest.h>
 #include <heed/attention.h>
+#include <heed/probe.h>
 #include <malloc.h>
 
 #include <cmath>
@@ -167,6 +168,40 @@ TEST(Memory, SecondDerivativesTakeLittle) {
                    heads(d_sinks), bf16(results[3]), tensor(d_d_lse.data(), rows)});
   EXPECT_LT(resident("VmHWM") - before, 64);
   EXPECT_GT(resident("VmHWM") - before, 1) << "the measurement measures";
+}
+
+TEST(Memory, ProbesTakeLittle) {
+  if (kSanitized) GTEST_SKIP() << "AddressSanitizer multiplies memory and time";
+  const int64_t L = 16384, D = 64, k = 8;
+  std::vector<float> q(L * D), key(L * D), out(L * D), lse(L), weights(L * k), entropy(L), mass(L), listed(L);
+  std::vector<int64_t> keys(L * k);
+  uint32_t x = 1;
+  for (auto* t : {&q, &key})
+    for (float& y : *t) y = static_cast<float>((x = x * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1;
+  const Shape shape{1, 1, L, D}, rows{1, 1, L, 1};
+  const Attention a{
+      .q = tensor(q.data(), shape), .k = tensor(key.data(), shape), .v = tensor(key.data(), shape), .mask = causal()};
+  const Tensor l = tensor(lse.data(), rows);
+  forward(a, {tensor(out.data(), shape), l});
+  for (const int n : {1, 2, 8}) {
+    set_threads(n);
+    malloc_trim(0);
+    std::ofstream("/proc/self/clear_refs") << 5;
+    const double before = resident("VmRSS");
+    probe(a, l,
+          {.top_keys = key_tensor(keys.data(), {1, 1, L, k}),
+           .top_weights = tensor(weights.data(), {1, 1, L, k}),
+           .entropy = tensor(entropy.data(), rows),
+           .mass = tensor(mass.data(), {1, 1, 1, L}),
+           .rows = {{0, 0, 9}},
+           .weights = tensor(listed.data(), {1, 1, 1, L})});
+    EXPECT_LT(resident("VmHWM") - before, 16) << n << " threads; L x S floats are 1024 MB";
+    EXPECT_GT(resident("VmHWM") - before, 0.1) << "the measurement measures";
+  }
+  set_threads(2);
+  double all = 0;
+  for (const float y : mass) all += y;
+  EXPECT_NEAR(all / L, 1, 1e-5);  // every row deals out 1
 }
 
 }  // namespace
