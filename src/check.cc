@@ -257,7 +257,8 @@ void check_read(const char* name, const ConstTensor& t, const Shape& want, const
 void check_exact(const char* name, const ConstTensor& t, DType q) {
   const DType exact = narrow(q) ? DType::f32 : q;
   if (t.data && t.dtype != exact)
-    throw Error(std::string(name) + " is " + text(t.dtype) + " but for q of " + text(q) + " it must be " + text(exact));
+    throw Error(std::string(name) + " is " + text(t.dtype) + " but for q of " + text(q) + " it must be " + text(exact) +
+                "; such sums are not rounded to 16 bits");
 }
 
 // One number for each row: lse and its like.
@@ -380,6 +381,8 @@ Problem check_backward(const Attention& a, const Incoming& in, const Gradients& 
 
 Problem check_weights(const Attention& a, const ConstTensor& lse) {
   const Problem p = check_problem(a, a.v.data != nullptr);
+  if (a.weigh == Weigh::sigmoid)
+    throw Error("sigmoid weights have no log-sum-exp, which probes start from; take score() and the sigmoid of each");
   check_read_rows("lse", lse, p);
   return p;
 }

@@ -221,7 +221,7 @@ class BlockSparse final : public Mask::Node {
       if (rows != want)
         throw Error("block_sparse() has a table of " + std::to_string(rows) + " rows of blocks but " +
                     std::to_string(shape.queries) + " queries in blocks of " + std::to_string(t.query_block) +
-                    " need " + std::to_string(want));
+                    " need " + std::to_string(want) + "; give a row for each");
       const int64_t columns = shape.keys / t.key_block + (shape.keys % t.key_block != 0);
       for (const int64_t block : t.key_blocks)
         if (block >= columns)

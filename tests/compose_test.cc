@@ -17,6 +17,7 @@
 
 #include "check.h"
 #include "lattice.h"
+#include "probe.h"
 #include "reference.h"
 
 namespace heed {
@@ -41,9 +42,9 @@ const std::vector<std::pair<const char*, std::vector<const char*>>> kFeatures = 
     {"Shapes", {"grouped heads", "Dv other than D", "strided views"}},
 };
 // Columns.
-enum Pass { kForward, kDecode, kBackward, kSecond, kHalf, kBytes, kBits, kPasses };
-const char* const kPassNames[kPasses] = {"forward",   "decode",     "backward", "double_backward, jvp",
-                                         "f16, bf16", "int8 pages", "same bits"};
+enum Pass { kForward, kDecode, kBackward, kSecond, kHalf, kBytes, kBits, kProbe, kPasses };
+const char* const kPassNames[kPasses] = {"forward",   "decode",     "backward",  "double_backward, jvp",
+                                         "f16, bf16", "int8 pages", "same bits", "probe"};
 
 struct Count {
   int64_t checked = 0, refused = 0;
@@ -492,6 +493,25 @@ void check_bits(const Composed& c, Tensors& t) {
   c.count(kBits);
 }
 
+// How much weight each key received, and how spread out rows are. lse is from a forward.
+void check_probe(const Composed& c, Tensors& t, std::mt19937& random) {
+  const Attention a = t.problem();
+  Numbers mass({c.B, c.Hq, 1, c.S}, t.dtype, random, 1), entropy({c.B, c.Hq, c.L, 1}, t.dtype, random, 1);
+  std::vector<double> exact_mass = room(mass), exact_entropy = room(entropy);
+  Probes wanted, exact;
+  wanted.mass = mass.write(), exact.mass = tensor(exact_mass.data(), mass.shape);
+  wanted.entropy = entropy.write(), exact.entropy = tensor(exact_entropy.data(), entropy.shape);
+  if (c.sigmoid) {
+    EXPECT_THROW(probe(a, t.lse.write(), wanted), Error);
+    return c.count(kProbe, true);
+  }
+  probe(a, t.lse.write(), wanted);
+  reference::probe(check_forward(a, t.result()), t.lse.write(), exact);
+  EXPECT_LT(distance(mass, exact_mass), 1e-5);
+  EXPECT_LT(distance(entropy, exact_entropy), 1e-5);
+  c.count(kProbe);
+}
+
 TEST(Compose, FeaturesWithFeatures) {
   for (int number = 0; number < kDraws; ++number) {
     const Composed c = compose(number);
@@ -507,7 +527,10 @@ TEST(Compose, FeaturesWithFeatures) {
       check_forward_pass(c, t, {});  // out and lse again, for what follows
       check_second_pass(c, t, random);
     }
-    if (number % 4 == 2) check_bytes(c, t, dice);
+    if (number % 4 == 2) {
+      check_probe(c, t, random);
+      check_bytes(c, t, dice);
+    }
     if (number % 4 == 3) check_bits(c, t);
     set_target(all[number % all.size()]);
     if (number % 2 == 0) {
