@@ -257,8 +257,7 @@ void check_read(const char* name, const ConstTensor& t, const Shape& want, const
 void check_exact(const char* name, const ConstTensor& t, DType q) {
   const DType exact = narrow(q) ? DType::f32 : q;
   if (t.data && t.dtype != exact)
-    throw Error(std::string(name) + " is " + text(t.dtype) + " but for q of " + text(q) + " it must be " + text(exact) +
-                "; such sums are not rounded to 16 bits");
+    throw Error(std::string(name) + " is " + text(t.dtype) + " but for q of " + text(q) + " it must be " + text(exact));
 }
 
 // One number for each row: lse and its like.
