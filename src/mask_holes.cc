@@ -226,7 +226,8 @@ class BlockSparse final : public Mask::Node {
       for (const int64_t block : t.key_blocks)
         if (block >= columns)
           throw Error("block_sparse() names key block " + std::to_string(block) + " but " + std::to_string(shape.keys) +
-                      " keys in blocks of " + std::to_string(t.key_block) + " are " + std::to_string(columns));
+                      " keys in blocks of " + std::to_string(t.key_block) + " are " + std::to_string(columns) +
+                      ", numbered from 0");
     }
   }
   bool equals(const Node& other) const override {
