@@ -2,7 +2,7 @@
 // checked against the double-precision reference before anything is timed.
 //
 //   build/bench_linear [ROUNDS]
-#include "linear.h"
+#include "linear/linear.h"
 
 #include <heed/linear.h>
 

@@ -17,7 +17,7 @@
 
 #include "check.h"
 #include "lattice.h"
-#include "probe.h"
+#include "probe/probe.h"
 #include "reference.h"
 
 namespace heed {

@@ -1,5 +1,5 @@
 // Linear attention against its recurrence in double, on every SIMD target; gradients also by difference quotients.
-#include "linear.h"
+#include "linear/linear.h"
 
 #include <gtest/gtest.h>
 #include <heed/linear.h>

@@ -1,6 +1,6 @@
 // Probes: the engine against plain loops in double over the generated lattice on every SIMD target, the loops against
 // the dense steps, rollout against the matrices it stands for, and what is promised beside the numbers.
-#include "probe.h"
+#include "probe/probe.h"
 
 #include <gtest/gtest.h>
 #include <heed/probe.h>

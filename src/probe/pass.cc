@@ -5,7 +5,7 @@
 // summed over the piece's rows in order, and pieces add theirs to the head's sums, in double, one after the other: the
 // last first, because that is how they are handed out. So every sum has one fixed order, whoever computes it.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "probe_pass.cc"
+#define HWY_TARGET_INCLUDE "probe/pass.cc"
 #include "targets.h"
 // clang-format off
 #include "hwy/foreach_target.h"  // compiles this file once for each target

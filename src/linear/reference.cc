@@ -1,9 +1,10 @@
 // Linear attention in plain loops and double, the truth for the tests of linear_pass.cc. Read this first.
+#include "reference.h"
+
 #include <cmath>
 #include <vector>
 
 #include "linear.h"
-#include "reference.h"
 
 namespace heed::reference {
 namespace {

@@ -1,11 +1,12 @@
 // Probes in plain loops in double: the truth for tests, and what f64 tensors run on.
+#include "reference.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "probe.h"
-#include "reference.h"
 
 namespace heed::reference {
 namespace {

@@ -15,11 +15,11 @@ struct LinearProblem {
   bool corrects() const { return a.update == Update::delta || a.update == Update::gated_delta; }
 };
 
-// f32, f16 and bf16, on the SIMD target in use; linear_pass.cc.
+// f32, f16 and bf16, on the SIMD target in use; pass.cc.
 void linear_forward_pass(const LinearProblem& p, const LinearOutput& result);
 void linear_backward_pass(const LinearProblem& p, const LinearIncoming& in, const LinearGradients& gradients);
 
-// Plain loops in double, for tensors of any dtype; linear_reference.cc.
+// Plain loops in double, for tensors of any dtype; reference.cc.
 namespace reference {
 void forward(const LinearProblem& p, const LinearOutput& result);
 void backward(const LinearProblem& p, const LinearIncoming& in, const LinearGradients& gradients);
