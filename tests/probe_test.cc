@@ -523,7 +523,8 @@ void check_rollout(double bound) {
     std::vector<F> dense(3 * 4 * L * L), want(L * L);
     for (size_t n = 0; n < 3; ++n) {
       std::vector<WeightRow> rows;
-      for (int64_t r = 0; r < all[n].H * L; ++r) rows.push_back({b, r / L, r % L});
+      for (int64_t h = 0; h < all[n].H; ++h)
+        for (const WeightRow& row : rows_of_head(b, h, {0, L})) rows.push_back(row);
       std::vector<F> w(all[n].H * L * L);
       probe(layers[n].attention, layers[n].lse, {.rows = rows, .weights = tensor(w.data(), {1, 1, all[n].H * L, L})});
       for (int64_t h = 0; h < 4; ++h)  // each of two heads twice has the same mean

@@ -35,6 +35,12 @@ struct WeightRow {
   int64_t head = 0;
   int64_t query = 0;
 };
+// Those of one head: what lists a head's whole matrix, or a stripe of it.
+inline std::vector<WeightRow> rows_of_head(int64_t batch, int64_t head, Span queries) {
+  std::vector<WeightRow> rows;
+  for (int64_t i = queries.begin; i < queries.end; ++i) rows.push_back({batch, head, i});
+  return rows;
+}
 
 // What is wanted: every view may be left out, and what is asked for comes from one walk over the scores. Values are f32
 // for f16 and bf16 tensors, else q's dtype. A weight of 0 (below 2^-125) counts as not seen. A row that sees a NaN or
