@@ -110,9 +110,9 @@ struct ScoreRow {
 };
 
 // A step of the user's own, behind scale, softcap, bias and ALiBi and before the mask: s[n] becomes f(s[n]), and
-// slope[n], if it is not nullptr, df/ds. In place, from several threads. What a mask hides may be passed or not, and
-// what comes of it is not used. The bits of a result are those of f, which must be the same for the same pair wherever
-// in a row it stands. double is for f64.
+// slope[n], if it is not nullptr, df/ds. In place, from several threads; it must not throw. What a mask hides may be
+// passed or not, and what comes of it is not used. The bits of a result are those of f, which must be the same for the
+// same pair wherever in a row it stands. double is for f64.
 class ScoreMod {
  public:
   virtual ~ScoreMod() = default;

@@ -161,8 +161,8 @@ struct Varies {
 };
 
 // A function that answers for a row at a time: bit n of `bits` for key keys.begin + n, whole words, zeros behind the
-// end. It is called from several threads, for all pairs when a plan is made and again for those of partial tiles in
-// each pass: keep the plan.
+// end. It must not throw. It is called from several threads, for all pairs when a plan is made and again for those of
+// partial tiles in each pass: keep the plan.
 using SeesRow = std::function<void(int64_t batch, int64_t head, int64_t query, Span keys, uint64_t* bits)>;
 Mask where_rows(SeesRow sees, Varies varies = {});
 
