@@ -20,6 +20,10 @@ void with_plan(const Attention& a, F&& f) {
   f(plan);
 }
 
+// Plain loops do what f64 asks for. And what an empty batch does: it has no tile or head that a plan could begin with,
+// and its sums over the batch are zeros.
+bool in_plain_loops(const Problem& p) { return p.a.q.dtype == DType::f64 || p.B == 0; }
+
 // A derivative along a direction is the part of the double backward that needs no gradients.
 void second(const Problem& p, const Incoming& in, const Tangents& along, const SecondGradients& wanted) {
   with_plan(p.a, [&](Plan::State& plan) {
@@ -32,7 +36,7 @@ void second(const Problem& p, const Incoming& in, const Tangents& along, const S
 
 void forward(const Attention& a, const Output& result) {
   const Problem p = check_forward(a, result);
-  if (a.q.dtype == DType::f64) return reference::forward(p, result);
+  if (in_plain_loops(p)) return reference::forward(p, result);
   with_plan(a, [&](Plan::State& plan) {
     plan.prepare(p, workers(a.executor));
     check_table(p, plan.tiling);
@@ -42,7 +46,7 @@ void forward(const Attention& a, const Output& result) {
 
 void backward(const Attention& a, const Incoming& in, const Gradients& gradients) {
   const Problem p = check_backward(a, in, gradients);
-  if (a.q.dtype == DType::f64) return reference::backward(p, in, gradients);
+  if (in_plain_loops(p)) return reference::backward(p, in, gradients);
   with_plan(a, [&](Plan::State& plan) {
     plan.prepare_backward(p, workers(a.executor));
     backward_pass(p, plan, in, gradients);
@@ -51,7 +55,7 @@ void backward(const Attention& a, const Incoming& in, const Gradients& gradients
 
 void jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, const Output& result) {
   const Problem p = check_jvp(a, lse, tangents, result);
-  if (a.q.dtype == DType::f64) return reference::jvp(p, tangents, result);
+  if (in_plain_loops(p)) return reference::jvp(p, tangents, result);
   Incoming in;
   in.lse = lse;
   second(p, in, tangents, {.d_d_out = result.out, .d_d_lse = result.lse});
@@ -59,7 +63,7 @@ void jvp(const Attention& a, const ConstTensor& lse, const Tangents& tangents, c
 
 void double_backward(const Attention& a, const Incoming& in, const Tangents& dd, const SecondGradients& wanted) {
   const Problem p = check_double_backward(a, in, dd, wanted);
-  if (a.q.dtype == DType::f64) return reference::double_backward(p, in, dd, wanted);
+  if (in_plain_loops(p)) return reference::double_backward(p, in, dd, wanted);
   second(p, in, dd, wanted);
 }
 

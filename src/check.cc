@@ -1,5 +1,6 @@
 #include "check.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -153,11 +154,12 @@ void check_pages(const Attention& a) {
     throw Error("pages.keys has " + text(static_cast<int64_t>(pages.keys.size())) + " sequences but q has batch " +
                 text(a.q.shape[0]) + "; give each its number of keys");
   const int64_t P = a.k.shape[2];
+  const int64_t columns = std::clamp<int64_t>(pages.table_columns, 0, INT64_MAX / std::max<int64_t>(1, P));
   for (const int64_t n : pages.keys) {
     if (n < 0) throw Error("a sequence has " + text(n) + " keys; it cannot have fewer than 0");
-    if (n > 0 && (P == 0 || pages.table_columns < (n + P - 1) / P))
-      throw Error("a sequence has " + text(n) + " keys but its " + text(pages.table_columns) + " pages hold " +
-                  text(pages.table_columns * P) + "; give the table a column for every " + text(P) + " keys");
+    if (n > 0 && (P == 0 || columns < n / P + (n % P != 0)))
+      throw Error("a sequence has " + text(n) + " keys but its " + text(columns) + " pages hold " + text(columns * P) +
+                  "; give the table a column for every " + text(P) + " keys");
     if (n > P && P % kLanes != 0)
       throw Error("a page holds " + text(P) + " keys; it must be a multiple of " + text(kLanes) +
                   " where a sequence has several, such as 16, 64 or 256");
@@ -262,10 +264,12 @@ void check_exact(const char* name, const ConstTensor& t, DType q) {
 
 // One number for each row: lse and its like.
 void check_read_rows(const char* name, const ConstTensor& t, const Problem& p) {
+  check_view(name, t);
   check_exact(name, t, p.a.q.dtype);
   check_read(name, t, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", t.dtype);
 }
 void check_written_rows(const char* name, const Tensor& t, const Problem& p) {
+  check_view(name, t);
   check_exact(name, t, p.a.q.dtype);
   check_written(name, t, {p.B, p.Hq, p.L, 1}, "[B, Hq, L, 1]", t.dtype);
 }
@@ -321,6 +325,7 @@ void check_tangents(const std::string& prefix, const Attention& a, const Tangent
 void check_gradient(const char* d_name, const Tensor& d, const char* name, const ConstTensor& of, DType q) {
   if (!d.data) return;
   if (!of.data) throw Error(std::string(d_name) + " is asked for but there is no " + name + "; leave it out");
+  check_view(d_name, d);
   check_exact(d_name, d, q);
   check_written(d_name, d, of.shape, (std::string(name) + "'s shape").c_str(), d.dtype);
 }
@@ -449,14 +454,17 @@ Problem check_scores(const Attention& a, const Tensor& scores) {
 
 void check_weigh(const ConstTensor& scores, const Tensor& weights) {
   check_view("scores", scores);
+  check_rows("scores", scores);
   check_written("weights", weights, scores.shape, "scores' shape", scores.dtype);
 }
 
 int64_t check_gather(const ConstTensor& weights, const ConstTensor& v, const Tensor& out) {
   check_view("weights", weights);
+  check_rows("weights", weights);
   check_view("v", v);
+  check_rows("v", v);
   const int64_t heads = weights.shape[1];
-  if (v.shape[0] != weights.shape[0] || v.shape[2] != weights.shape[3] || heads % v.shape[1] != 0)
+  if (v.shape[0] != weights.shape[0] || v.shape[2] != weights.shape[3] || v.shape[1] == 0 || heads % v.shape[1] != 0)
     throw Error("v has shape " + text(v.shape) + " but weights " + text(weights.shape) + " need batch " +
                 text(weights.shape[0]) + ", length " + text(weights.shape[3]) + " and heads that divide " +
                 text(heads));

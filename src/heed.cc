@@ -1,6 +1,7 @@
 // The C API: views and options translated, exceptions turned into status codes.
 #include "heed/heed.h"
 
+#include <algorithm>
 #include <new>
 #include <optional>
 #include <string>
@@ -90,7 +91,14 @@ class LentMod final : public heed::ScoreMod {
  public:
   explicit LentMod(const heed_score_mod& mod) : mod_(mod) {}
   void apply(const heed::ScoreRow& row, float* s, float* slope) const override { run(mod_.run_f32, row, s, slope); }
-  void apply(const heed::ScoreRow& row, double* s, double* slope) const override { run(mod_.run_f64, row, s, slope); }
+  // The steps score in double whatever the tensors are: a function for doubles may still not be there.
+  void apply(const heed::ScoreRow& row, double* s, double* slope) const override {
+    if (mod_.run_f64) return run(mod_.run_f64, row, s, slope);
+    std::vector<float> narrow(s, s + row.count), slopes(slope ? row.count : 0);
+    run(mod_.run_f32, row, narrow.data(), slope ? slopes.data() : nullptr);
+    std::copy(narrow.begin(), narrow.end(), s);
+    std::copy(slopes.begin(), slopes.end(), slope);
+  }
 
  private:
   template <class F, class T>
@@ -125,10 +133,8 @@ heed_status with_problem(const heed_attention* c, F&& f) {
     a.sinks = view(c->sinks);
     a.dropout = c->dropout;
     a.seed = c->seed;
-    if (const heed_pages& from = c->pages; from.table) {
+    if (const heed_pages& from = c->pages; from.table)
       a.pages = {from.table, from.table_stride, from.table_columns, {}, view(from.k_scale), view(from.v_scale)};
-      if (from.keys && a.q.shape[0] > 0) a.pages.keys.assign(from.keys, from.keys + a.q.shape[0]);
-    }
     if (c->plan) a.plan = &c->plan->plan;
     std::optional<Lent> lent;
     if (c->executor.run) a.executor = &lent.emplace(c->executor);
@@ -290,7 +296,17 @@ void heed_attention_init(heed_attention* a) {
 }
 
 heed_status heed_forward(const heed_attention* a, heed_tensor out, heed_tensor lse) {
-  return with_problem(a, [&](const heed::Attention& problem) { heed::forward(problem, {view(out), view(lse)}); });
+  return with_problem(a, [&](heed::Attention& problem) {
+    if (problem.pages.table && a->pages.keys) {
+      // As many as the batch: read after two tensors agree on what that is.
+      const int64_t batch = problem.q.shape[0];
+      if (batch != out.shape[0])
+        throw heed::Error("out has batch " + std::to_string(out.shape[0]) + " but q has batch " +
+                          std::to_string(batch) + "; they must be equal");
+      if (batch > 0) problem.pages.keys.assign(a->pages.keys, a->pages.keys + batch);
+    }
+    heed::forward(problem, {view(out), view(lse)});
+  });
 }
 
 heed_status heed_backward(const heed_attention* a, const heed_incoming* in, const heed_gradients* g) {

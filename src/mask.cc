@@ -17,7 +17,7 @@ void Mask::Node::bits(const MaskShape& shape, int64_t batch, int64_t head, int64
                       uint64_t* bits) const {
   std::fill_n(bits, words(keys.end - keys.begin), uint64_t{0});
   const Span seen = row(shape, batch, head, query);
-  set_bits(bits, std::max(seen.begin, keys.begin) - keys.begin, std::min(seen.end, keys.end) - keys.begin);
+  set_keys(bits, keys, seen.begin, seen.end);
 }
 
 Cover Mask::Node::cover(const MaskShape& shape, int64_t batch, int64_t head, Span queries, Span keys) const {
@@ -121,7 +121,7 @@ class Documents final : public Mask::Node {
 
   Span row(const MaskShape& shape, int64_t batch, int64_t, int64_t query) const override {
     const std::vector<int64_t>& ends = of_batch(ends_, batch);
-    const int64_t p = query + shape.keys - shape.queries;
+    const int64_t p = position(shape, query, std::nullopt);
     const auto mine = std::upper_bound(ends.begin(), ends.end(), p);
     if (p < 0 || mine == ends.end()) return {};
     return {mine == ends.begin() ? 0 : mine[-1], *mine};

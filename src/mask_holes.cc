@@ -10,15 +10,15 @@ namespace heed {
 namespace {
 
 // x mod n, not negative.
-int64_t modulo(int64_t x, int64_t n) { return (x % n + n) % n; }
+int64_t modulo(int64_t x, int64_t n) { return x % n < 0 ? x % n + n : x % n; }
 
 // Sets the bits of the keys j in `keys` with j = first mod step, j in [from, to).
 void set_steps(uint64_t* bits, Span keys, int64_t first, int64_t step, int64_t from, int64_t to) {
   from = std::max(from, keys.begin);
   to = std::min(to, keys.end);
   if (from >= to) return;
-  // Not first - from, which may wrap round.
-  for (int64_t j = from + modulo(modulo(first, step) - modulo(from, step), step); j < to; j += step)
+  // Not first - from, which may wrap round; nor may j, whatever the step.
+  for (int64_t j = add(from, modulo(modulo(first, step) - modulo(from, step), step)); j < to; j = add(j, step))
     set_bit(bits, j - keys.begin);
 }
 
@@ -56,8 +56,7 @@ class Strided final : public Mask::Node {
     std::fill_n(bits, words(keys.end - keys.begin), uint64_t{0});
     const int64_t p = position(shape, query, offset_);
     set_steps(bits, keys, p, stride_, keys.begin, keys.end);
-    set_bits(bits, std::max(add(add(p, -local_), 1), keys.begin) - keys.begin,
-             std::min(add(p, local_), keys.end) - keys.begin);
+    set_keys(bits, keys, add(add(p, -local_), 1), add(p, local_));
   }
   bool equals(const Node& other) const override {
     const auto* o = dynamic_cast<const Strided*>(&other);
@@ -78,15 +77,12 @@ class Fixed final : public Mask::Node {
   void bits(const MaskShape& shape, int64_t, int64_t, int64_t query, Span keys, uint64_t* bits) const override {
     std::fill_n(bits, words(keys.end - keys.begin), uint64_t{0});
     const int64_t p = position(shape, query, offset_);
-    const auto set = [&](int64_t begin, int64_t end) {
-      set_bits(bits, std::max(begin, keys.begin) - keys.begin, std::min(end, keys.end) - keys.begin);
-    };
     // Blocks that reach into the keys; their positions are not negative.
     for (int64_t b = keys.begin / block_; b <= (keys.end - 1) / block_ && summary_ > 0; ++b) {
       const int64_t end = add(b * block_, block_);
-      set(end - summary_, end);
+      set_keys(bits, keys, end - summary_, end);
     }
-    if (p >= 0) set(p / block_ * block_, add(p / block_ * block_, block_));
+    if (p >= 0) set_keys(bits, keys, p / block_ * block_, add(p / block_ * block_, block_));
   }
   bool equals(const Node& other) const override {
     const auto* o = dynamic_cast<const Fixed*>(&other);
@@ -151,8 +147,7 @@ class Neighbourhood final : public Mask::Node {
     around(query, axes);
     for (int64_t z = axes[0].begin; z < axes[0].end; ++z)
       for (int64_t y = axes[1].begin; y < axes[1].end; ++y)
-        set_bits(bits, std::max(index(z, y, axes[2].begin), keys.begin) - keys.begin,
-                 std::min(index(z, y, axes[2].end), keys.end) - keys.begin);
+        set_keys(bits, keys, index(z, y, axes[2].begin), index(z, y, axes[2].end));
   }
   void check(const MaskShape& shape) const override {
     const int64_t places = size_[0] * size_[1] * size_[2];
@@ -195,8 +190,7 @@ class BlockSparse final : public Mask::Node {
     const auto [begin, end] = blocks(t, query / t.query_block);
     for (const int64_t* block = std::lower_bound(begin, end, keys.begin / t.key_block);
          block != end && *block * t.key_block < keys.end; ++block)
-      set_bits(bits, std::max(*block * t.key_block, keys.begin) - keys.begin,
-               std::min((*block + 1) * t.key_block, keys.end) - keys.begin);
+      set_keys(bits, keys, *block * t.key_block, (*block + 1) * t.key_block);
   }
   Cover cover(const MaskShape&, int64_t, int64_t head, Span queries, Span keys) const override {
     const BlockTable& t = of(head);
@@ -252,6 +246,7 @@ class Boolean final : public Mask::Node {
  public:
   Boolean(const unsigned char* visible, const std::array<int64_t, 4>& shape, const std::array<int64_t, 4>& stride)
       : shape_(shape), row_words_(words(shape[3])) {
+    if (std::count(shape.begin(), shape.end(), 0) > 0) return;  // whatever the other sizes are
     bits_.assign(shape[0] * shape[1] * shape[2] * row_words_, 0);
     uint64_t* to = bits_.data();
     for (int64_t b = 0; b < shape[0]; ++b)

@@ -50,6 +50,12 @@ inline void set_bits(uint64_t* bits, int64_t begin, int64_t end) {
   for (int64_t w = begin / 64; w <= (end - 1) / 64; ++w) bits[w] |= bits_between(begin - 64 * w, end - 64 * w);
 }
 
+// Of a row's bits for `keys`: sets those of the keys [begin, end), which may be any numbers, also far outside.
+inline void set_keys(uint64_t* bits, Span keys, int64_t begin, int64_t end) {
+  set_bits(bits, std::clamp(begin, keys.begin, keys.end) - keys.begin,
+           std::clamp(end, keys.begin, keys.end) - keys.begin);
+}
+
 // a + b without wrapping round: offsets come from the user and may be anything.
 inline int64_t add(int64_t a, int64_t b) {
   int64_t sum;

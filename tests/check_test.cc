@@ -202,6 +202,52 @@ TEST_F(Check, Steps) {
   EXPECT_NE(said([&] { gather(wrong.read(), v.read(), out.write()); }).find("length 5"), std::string::npos);
 }
 
+// Numbers of dtypes that there are not, where the check of a result begins with its dtype.
+TEST_F(Check, UnknownTypesOfRowsAndSums) {
+  const auto unknown = [](auto t) {
+    t.dtype = static_cast<DType>(1000);
+    return t;
+  };
+  const std::string there_are = " has dtype number 1000; there are f32 (0), f64 (1), f16 (2) and bf16 (3)";
+  const Incoming in{out.read(), lse.read(), out.read()};
+  a.bias = bias.read();
+  Data d_bias = Data::empty_like(bias);
+  EXPECT_EQ(said([&] { forward(a, {out.write(), unknown(lse.write())}); }), "lse" + there_are);
+  EXPECT_EQ(said([&] { backward(a, {out.read(), unknown(lse.read()), out.read()}, {}); }), "lse" + there_are);
+  EXPECT_EQ(said([&] { backward(a, in, {.d_bias = unknown(d_bias.write())}); }), "d_bias" + there_are);
+}
+
+TEST_F(Check, StepsOfOddViews) {
+  Data scores({2, 4, 5, 6}, random);
+  ConstTensor s = scores.read(), none = v.read();
+  s.stride[3] = 2;
+  EXPECT_NE(said([&] { weigh(s, scores.write()); }).find("scores's last dimension has stride 2"), std::string::npos);
+  EXPECT_NE(said([&] { gather(s, v.read(), out.write()); }).find("weights's last"), std::string::npos);
+  none.shape[1] = 0;
+  EXPECT_NE(said([&] { gather(scores.read(), none, out.write()); }).find("heads that divide 4"), std::string::npos);
+}
+
+// A batch of none has results without elements, and gradients of what it shares: zeros.
+TEST(EmptyBatch, GivesZeros) {
+  const float none = 0, slopes[] = {1, 2};
+  float d_alibi[] = {7, 7}, out = 5;
+  for (const Mask& mask : {Mask(), causal(), lengths({}), where([](auto, auto, auto, auto) { return true; })}) {
+    d_alibi[0] = d_alibi[1] = 7;
+    Attention a{.q = tensor(&none, {0, 2, 5, 8}),
+                .k = tensor(&none, {0, 2, 6, 8}),
+                .v = tensor(&none, {0, 2, 6, 8}),
+                .alibi = tensor(slopes, {1, 2, 1, 1}),
+                .mask = mask};
+    forward(a, {tensor(&out, {0, 2, 5, 8})});
+    backward(a, {tensor(&none, {0, 2, 5, 8}), tensor(&none, {0, 2, 5, 1}), tensor(&none, {0, 2, 5, 8})},
+             {.d_alibi = tensor(d_alibi, {1, 2, 1, 1})});
+    jvp(a, tensor(&none, {0, 2, 5, 1}), {.alibi = tensor(slopes, {1, 2, 1, 1})}, {tensor(&out, {0, 2, 5, 8})});
+    EXPECT_EQ(d_alibi[0], 0);
+    EXPECT_EQ(d_alibi[1], 0);
+    EXPECT_EQ(out, 5);
+  }
+}
+
 TEST(Machine, ThreadsAndTargets) {
   EXPECT_EQ(said([] { set_threads(0); }), "set_threads(0) is out of range; give 1 to 1024 threads");
   EXPECT_NE(said([] { set_target("AVX9"); }).find("asks for 'AVX9', which this machine cannot run; it can run "),

@@ -103,6 +103,9 @@ static void check_scores(void) {
   a.score_mod.run_f32 = halve;
   CHECK(heed_forward(&a, heed_dense_f32(out, 1, 1, 2, 1), heed_none()) == HEED_OK);
   CHECK(fabs(out[1] - (4 + 80 / (1 + exp(-2.0)))) < 1e-4);
+  /* The steps compute in double; a function of floats is enough for them. */
+  CHECK(heed_score_step(&a, heed_dense_f32(out, 1, 1, 2, 2)) == HEED_OK);
+  CHECK(fabs(out[0] - 2) < 1e-6 || out[0] == 0);
   a.score_mod.run_f32 = NULL;
   a.bias = heed_relative_bias(by_distance, 1, 2, 2); /* -1, 0, 1: 0, 1, -4 */
   CHECK(heed_forward(&a, heed_dense_f32(out, 1, 1, 2, 1), heed_none()) == HEED_OK);

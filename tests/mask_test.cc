@@ -443,6 +443,41 @@ TEST(Holes, EmptyTilesCostNothing) {
   EXPECT_LT(sparse, 0.03 * dense) << sparse << " s against " << dense << " s";
 }
 
+// Numbers at the ends of int64 are far away, and nothing wraps round on the way there (found by tests/fuzz.cc).
+TEST(Mask, NumbersFarAway) {
+  constexpr int64_t kLow = INT64_MIN, kHigh = INT64_MAX;
+  const MaskShape shape{1, 1, 9, 200};
+  const auto seen = [&](const Mask& mask, int64_t query) {
+    int64_t n = 0;
+    for (int64_t j = 0; j < shape.keys; ++j) n += mask.sees(shape, 0, 0, query, j);
+    uint64_t bits[2] = {};  // and not from the first key on
+    mask.bits(shape, 0, 0, query, {70, 198}, bits);
+    for (int64_t j = 70; j < 198; ++j)
+      EXPECT_EQ(bits[(j - 70) / 64] >> ((j - 70) % 64) & 1, uint64_t{mask.sees(shape, 0, 0, query, j)}) << j;
+    return n;
+  };
+  for (const int64_t query : {0, 8}) {
+    EXPECT_EQ(seen(causal(kLow), query), 0);
+    EXPECT_EQ(seen(causal(kHigh), query), 200);
+    EXPECT_EQ(seen(window(kHigh, kHigh, 0), query), 200);
+    EXPECT_EQ(seen(window(3, 3, kLow), query), 0);
+    EXPECT_EQ(seen(prefix_lm({kHigh}), query), 200);
+    EXPECT_EQ(seen(dilated(kHigh, kHigh, 0), query), 1);  // its own
+    EXPECT_EQ(seen(dilated(kHigh, kHigh - 1, 0), query), 1);
+    EXPECT_EQ(seen(strided(1, kHigh, 0), query), 1);
+    EXPECT_EQ(seen(strided(0, kHigh, 0), query), 1);
+    EXPECT_EQ(seen(strided(kHigh, 1, kLow), query), 200);
+    EXPECT_EQ(seen(fixed(kHigh, 0, 0), query), 200);
+    EXPECT_EQ(seen(fixed(5, 0, kLow), query), 0);
+    EXPECT_EQ(seen(global_tokens({kHigh}, kLow), query), 0);
+    EXPECT_EQ(seen(ragged({0, 9}, {0, 200}, kHigh, kHigh), query), 200);
+    EXPECT_EQ(seen(block_sparse(BlockTable{kHigh, kHigh, {0, 1}, {0}}), query), 200);
+  }
+  EXPECT_TRUE(documents({{kHigh}}).sees({1, 1, kHigh, kHigh}, 0, 0, kHigh - 1, 5));
+  const bool yes = true;
+  EXPECT_THROW(boolean(&yes, {int64_t{1} << 40, int64_t{1} << 40, 0, 1}).check(shape), Error);  // and soon
+}
+
 TEST(Mask, MadeAlikeAreEqual) {
   EXPECT_TRUE((causal() & window(3, 4)) == (causal() & window(3, 4)));
   EXPECT_TRUE(lengths({1, 2}) == lengths({1, 2}));
