@@ -73,13 +73,17 @@ void check_writable(const char* name, const Tensor& t) {
 
 namespace {
 
-// Whether an index difference below `size` on each axis from `axis` on, of strides `stride`, makes up `apart`.
-bool reachable(const Shape& size, const Shape& stride, int axis, int64_t apart) {
-  if (axis == 3) return std::abs(apart) < std::max<int64_t>(1, size[3]);
-  if (size[axis] <= 1 || stride[axis] == 0) return reachable(size, stride, axis + 1, apart);
+// Whether `apart` elements lie between some element of one view and one of another that begins so far behind it; both
+// have the strides `stride`. On each axis from `axis` on the index of the first less that of the second is above
+// -second and below first.
+bool reachable(const Shape& first, const Shape& second, const Shape& stride, int axis, int64_t apart) {
+  if (axis == 3) return -second[3] < apart && apart < first[3];
+  if (std::max(first[axis], second[axis]) <= 1 || stride[axis] == 0)
+    return reachable(first, second, stride, axis + 1, apart);
   const int64_t steps = apart / stride[axis];  // strides nest, so it is these or one more
   for (int64_t n = steps - 1; n <= steps + 1; ++n)
-    if (std::abs(n) < size[axis] && reachable(size, stride, axis + 1, apart - n * stride[axis])) return true;
+    if (-second[axis] < n && n < first[axis] && reachable(first, second, stride, axis + 1, apart - n * stride[axis]))
+      return true;
   return false;
 }
 
@@ -90,9 +94,7 @@ void check_apart(const char* name, const Tensor& t, const char* other_name, cons
   bool overlap = t.data == other.data;
   if (t.stride == other.stride && t.dtype == other.dtype) {
     const int64_t apart = (static_cast<const char*>(t.data) - static_cast<const char*>(other.data)) / bytes_of(t.dtype);
-    Shape most;
-    for (int axis = 0; axis < 4; ++axis) most[axis] = std::max(t.shape[axis], other.shape[axis]);
-    overlap = reachable(most, t.stride, 0, apart);
+    overlap = reachable(other.shape, t.shape, t.stride, 0, apart);
   }
   if (overlap)
     throw Error(std::string(name) + " of shape " + text(t.shape) + " lies on the memory of " + other_name +

@@ -217,6 +217,30 @@ TEST_F(Check, UnknownTypesOfRowsAndSums) {
   EXPECT_EQ(said([&] { backward(a, in, {.d_bias = unknown(d_bias.write())}); }), "d_bias" + there_are);
 }
 
+// What lies side by side in one buffer is told apart element by element.
+TEST_F(Check, OutputsOnTopOfInputs) {
+  std::vector<float> all(3 * 2 * 4 * 5 * 8, 1);
+  const Shape shape{2, 4, 5, 8}, stride{5 * 3 * 32, 8, 3 * 32, 1};  // [B, L, 3, H, D]: packed q, k and v
+  const auto slot = [&](int64_t n) { return tensor(all.data() + n * 32, shape, stride); };
+  a = {.q = slot(0), .k = slot(1), .v = slot(1)};
+  EXPECT_EQ(said([&] { forward(a, {slot(2)}); }), "nothing");
+  for (const int64_t n : {0, 1})
+    EXPECT_NE(said([&] { forward(a, {slot(n)}); }).find("lies on the memory of"), std::string::npos) << n;
+  // One behind the other, of different lengths; by a row or an element they overlap.
+  a = {.q = tensor(all.data(), {1, 1, 5, 8}),
+       .k = tensor(all.data() + 40, {1, 1, 5, 8}),
+       .v = tensor(all.data() + 80, {1, 1, 5, 8})};
+  Tensor before = tensor(all.data() + 24, {1, 1, 2, 8}, {40, 40, 8, 1});
+  a.q = tensor(all.data() + 500, {1, 1, 2, 8}, {40, 40, 8, 1});
+  EXPECT_EQ(said([&] { forward(a, {before}); }), "nothing");
+  for (const int64_t further : {1, 8, 15, 16, 80, 95}) {
+    before.data = all.data() + 24 + further;
+    EXPECT_NE(said([&] { forward(a, {before}); }), "nothing") << further;
+  }
+  before.data = all.data() + 24 + 96;
+  EXPECT_EQ(said([&] { forward(a, {before}); }), "nothing");
+}
+
 TEST_F(Check, StepsOfOddViews) {
   Data scores({2, 4, 5, 6}, random);
   ConstTensor s = scores.read(), none = v.read();
