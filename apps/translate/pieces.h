@@ -2,8 +2,8 @@
 //
 // Debian's libsentencepiece carries and exports Protocol Buffers 3.14, LibTorch needs libprotobuf 3.21: in one process
 // each would call into the other's functions of the same names, and it dies before main. So SentencePiece is in a
-// module of its own (pieces_module.cc), loaded with RTLD_LOCAL | RTLD_DEEPBIND: the module sees its own names first, and
-// nobody else sees them.
+// module of its own (pieces_module.cc), loaded with RTLD_LOCAL | RTLD_DEEPBIND: the module sees its own names first,
+// and nobody else sees them.
 #pragma once
 
 #include <memory>
