@@ -46,9 +46,12 @@ heed::Tensor view(const heed_tensor& t) {
   heed::Tensor v;
   v.data = t.data;
   v.dtype = static_cast<heed::DType>(t.dtype);
+  // A stride along an axis of one, or in a view without elements, says nothing and may be any number: addresses are
+  // worked out with all of them.
+  const bool empty = std::count(t.shape, t.shape + 4, 0) > 0;
   for (int axis = 0; axis < 4; ++axis) {
     v.shape[axis] = t.shape[axis];
-    v.stride[axis] = t.stride[axis];
+    v.stride[axis] = empty || t.shape[axis] == 1 ? 0 : t.stride[axis];
   }
   return v;
 }
@@ -56,9 +59,12 @@ heed::Tensor view(const heed_tensor& t) {
 heed::KeyTensor view(const heed_keys& t) {
   heed::KeyTensor v;
   v.data = t.data;
+  // A stride along an axis of one, or in a view without elements, says nothing and may be any number: addresses are
+  // worked out with all of them.
+  const bool empty = std::count(t.shape, t.shape + 4, 0) > 0;
   for (int axis = 0; axis < 4; ++axis) {
     v.shape[axis] = t.shape[axis];
-    v.stride[axis] = t.stride[axis];
+    v.stride[axis] = empty || t.shape[axis] == 1 ? 0 : t.stride[axis];
   }
   return v;
 }
