@@ -71,6 +71,27 @@ void check_writable(const char* name, const Tensor& t) {
                   " has stride 0; give it memory of its own");
 }
 
+void check_read(const char* name, const ConstTensor& t, const Shape& want, const char* meaning, DType dtype,
+                const char* of) {
+  check_shape(name, t, want, meaning);
+  check_rows(name, t);
+  check_dtype(name, t, dtype, of);
+}
+
+void check_written(const char* name, const Tensor& t, const Shape& want, const char* meaning, DType dtype,
+                   const char* of) {
+  check_read(name, t, want, meaning, dtype, of);
+  check_writable(name, t);
+}
+
+DType exact(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
+
+void check_exact(const char* name, const ConstTensor& t, DType q, const char* of) {
+  if (t.data && t.dtype != exact(q))
+    throw Error(std::string(name) + " is " + text(t.dtype) + " but for " + of + " of " + text(q) + " it must be " +
+                text(exact(q)));
+}
+
 namespace {
 
 // Whether `apart` elements lie between some element of one view and one of another that begins so far behind it; both
@@ -244,26 +265,6 @@ Problem check_problem(const Attention& a, bool with_v, bool with_pages = false) 
   return p;
 }
 
-void check_written(const char* name, const Tensor& t, const Shape& want, const char* meaning, DType dtype) {
-  check_shape(name, t, want, meaning);
-  check_rows(name, t);
-  check_dtype(name, t, dtype);
-  check_writable(name, t);
-}
-
-void check_read(const char* name, const ConstTensor& t, const Shape& want, const char* meaning, DType dtype) {
-  check_shape(name, t, want, meaning);
-  check_rows(name, t);
-  check_dtype(name, t, dtype);
-}
-
-// lse and sums over many elements are f32 beside f16 and bf16.
-void check_exact(const char* name, const ConstTensor& t, DType q) {
-  const DType exact = narrow(q) ? DType::f32 : q;
-  if (t.data && t.dtype != exact)
-    throw Error(std::string(name) + " is " + text(t.dtype) + " but for q of " + text(q) + " it must be " + text(exact));
-}
-
 // One number for each row: lse and its like.
 void check_read_rows(const char* name, const ConstTensor& t, const Problem& p) {
   check_view(name, t);
@@ -427,7 +428,7 @@ void check_appended(const char* name, const ConstTensor& t, const Shape& want) {
 
 void check_merge(const std::vector<Part>& parts, const Output& result) {
   const Tensor& out = result.out;
-  const DType exact = narrow(out.dtype) ? DType::f32 : out.dtype;
+  const DType wide = exact(out.dtype);
   const Shape rows{out.shape[0], out.shape[1], out.shape[2], 1};
   const auto check = [&](const std::string& name, const ConstTensor& t, const Shape& want, bool right) {
     check_shape(name.c_str(), t, want, "for the result's out it");
@@ -440,11 +441,11 @@ void check_merge(const std::vector<Part>& parts, const Output& result) {
   check_writable("the result's out", out);
   for (size_t x = 0; x < parts.size(); ++x) {
     const std::string name = "part " + text(static_cast<int64_t>(x)) + "'s ";
-    check(name + "out", parts[x].out, out.shape, parts[x].out.dtype == out.dtype || parts[x].out.dtype == exact);
-    check(name + "lse", parts[x].lse, rows, parts[x].lse.dtype == exact);
+    check(name + "out", parts[x].out, out.shape, parts[x].out.dtype == out.dtype || parts[x].out.dtype == wide);
+    check(name + "lse", parts[x].lse, rows, parts[x].lse.dtype == wide);
   }
   if (!result.lse.data) return;
-  check("the result's lse", result.lse, rows, result.lse.dtype == exact);
+  check("the result's lse", result.lse, rows, result.lse.dtype == wide);
   check_writable("the result's lse", result.lse);
 }
 

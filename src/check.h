@@ -26,6 +26,16 @@ void check_dtype(const char* name, const ConstTensor& t, DType want, const char*
 // Two elements of a tensor that is written must not share memory: with one row on top of another, results would race.
 void check_writable(const char* name, const Tensor& t);
 
+// All of it: a view of a shape and dtype whose last dimension is contiguous; one that may be written.
+void check_read(const char* name, const ConstTensor& t, const Shape& want, const char* meaning, DType dtype,
+                const char* of = "q");
+void check_written(const char* name, const Tensor& t, const Shape& want, const char* meaning, DType dtype,
+                   const char* of = "q");
+// What sums over many elements, and states, have beside tensors of `t`: f32, and f64 for f64.
+DType exact(DType t);
+// A view, if it is there, of the dtype that is exact beside the tensor `of`, which has dtype q.
+void check_exact(const char* name, const ConstTensor& t, DType q, const char* of = "q");
+
 // ---- The attention operator's calls ----
 
 Problem check_forward(const Attention& a, const Output& result);

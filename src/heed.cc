@@ -42,30 +42,29 @@ heed_mask* made(F&& f) {
   return mask;
 }
 
+// A stride along an axis of one, or in a view without elements, says nothing and may be any number: addresses are
+// worked out with all of them.
+template <class From, class To>
+void copy_shape(const From& from, To& to) {
+  const bool empty = std::count(from.shape, from.shape + 4, 0) > 0;
+  for (int axis = 0; axis < 4; ++axis) {
+    to.shape[axis] = from.shape[axis];
+    to.stride[axis] = empty || from.shape[axis] == 1 ? 0 : from.stride[axis];
+  }
+}
+
 heed::Tensor view(const heed_tensor& t) {
   heed::Tensor v;
   v.data = t.data;
   v.dtype = static_cast<heed::DType>(t.dtype);
-  // A stride along an axis of one, or in a view without elements, says nothing and may be any number: addresses are
-  // worked out with all of them.
-  const bool empty = std::count(t.shape, t.shape + 4, 0) > 0;
-  for (int axis = 0; axis < 4; ++axis) {
-    v.shape[axis] = t.shape[axis];
-    v.stride[axis] = empty || t.shape[axis] == 1 ? 0 : t.stride[axis];
-  }
+  copy_shape(t, v);
   return v;
 }
 
 heed::KeyTensor view(const heed_keys& t) {
   heed::KeyTensor v;
   v.data = t.data;
-  // A stride along an axis of one, or in a view without elements, says nothing and may be any number: addresses are
-  // worked out with all of them.
-  const bool empty = std::count(t.shape, t.shape + 4, 0) > 0;
-  for (int axis = 0; axis < 4; ++axis) {
-    v.shape[axis] = t.shape[axis];
-    v.stride[axis] = empty || t.shape[axis] == 1 ? 0 : t.stride[axis];
-  }
+  copy_shape(t, v);
   return v;
 }
 

@@ -242,14 +242,6 @@ void backward(const ConstTensor& x, const ConstTensor& d_out, const Tensor& d_x,
 
 // ---- Arguments ----
 
-DType exact(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
-
-void check_like(const char* name, const ConstTensor& t, const ConstTensor& x) {
-  check_shape(name, t, x.shape, "x's shape");
-  check_rows(name, t);
-  check_dtype(name, t, x.dtype, "x");
-}
-
 void check_normalization(const ConstTensor& x, const Normalization& how) {
   check_view("x", x);
   check_rows("x", x);
@@ -289,27 +281,21 @@ void with_type(DType t, Call&& f) {
 
 void normalize(const ConstTensor& x, const Tensor& out, const Normalization& how) {
   check_normalization(x, how);
-  check_like("out", out, x);
-  check_writable("out", out);
+  check_written("out", out, x.shape, "x's shape", x.dtype, "x");
   with_type(x.dtype, [&]<class T>() { forward<T>(x, out, how); });
 }
 
 void normalize_backward(const ConstTensor& x, const ConstTensor& d_out, const Tensor& d_x, const Tensor& d_gain,
                         const Normalization& how) {
   check_normalization(x, how);
-  check_like("d_out", d_out, x);
-  if (d_x.data) {
-    check_like("d_x", d_x, x);
-    check_writable("d_x", d_x);
-  }
+  check_read("d_out", d_out, x.shape, "x's shape", x.dtype, "x");
+  if (d_x.data) check_written("d_x", d_x, x.shape, "x's shape", x.dtype, "x");
   if (d_gain.data) {
     if (!how.gain.data) throw Error("d_gain is asked for but there is no gain; leave it out");
     check_shape("d_gain", d_gain, how.gain.shape, "gain's shape");
     check_rows("d_gain", d_gain);
     check_writable("d_gain", d_gain);
-    if (d_gain.dtype != exact(x.dtype))
-      throw Error(std::string("d_gain is ") + text(d_gain.dtype) + " but for x of " + text(x.dtype) + " it must be " +
-                  text(exact(x.dtype)));
+    check_exact("d_gain", d_gain, x.dtype, "x");
   }
   if (x.shape[3] == 0) return;
   with_type(x.dtype, [&]<class T>() { backward<T>(x, d_out, d_x, d_gain, how); });

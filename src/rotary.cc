@@ -197,10 +197,7 @@ void check_base(double base) {
 int64_t check_rotate(const ConstTensor& x, const Tensor& out, const Rotary& how) {
   check_view("x", x);
   check_rows("x", x);
-  check_shape("out", out, x.shape, "x's shape");
-  check_rows("out", out);
-  check_dtype("out", out, x.dtype, "x");
-  check_writable("out", out);
+  check_written("out", out, x.shape, "x's shape", x.dtype, "x");
   const int64_t D = x.shape[3], R = how.channels == 0 ? D : how.channels;
   if (R < 0 || R > D || R % 2 != 0)
     throw Error("channels is " + text(R) + " and x has head size " + text(D) +

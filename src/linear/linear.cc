@@ -10,26 +10,10 @@
 namespace heed {
 namespace {
 
-// States and sums over many elements are f32 beside f16 and bf16.
-DType exact(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
-
-void check_read(const char* name, const ConstTensor& t, const Shape& want, const char* meaning, DType dtype) {
-  check_shape(name, t, want, meaning);
-  check_rows(name, t);
-  check_dtype(name, t, dtype);
-}
-
-void check_written(const char* name, const Tensor& t, const Shape& want, const char* meaning, DType dtype) {
-  check_read(name, t, want, meaning, dtype);
-  check_writable(name, t);
-}
-
 void check_state(const char* name, const ConstTensor& t, const LinearProblem& p) {
   check_shape(name, t, {p.B, p.Hkv, p.dk, p.dv}, "[B, Hkv, dk, dv]");
   check_rows(name, t);
-  if (t.dtype != exact(p.a.q.dtype))
-    throw Error(std::string(name) + " is " + text(t.dtype) + " but for q of " + text(p.a.q.dtype) + " it must be " +
-                text(exact(p.a.q.dtype)));
+  check_exact(name, t, p.a.q.dtype);
 }
 
 // A gradient of decay or beta, if it is wanted.
@@ -40,8 +24,7 @@ void check_gradient(const std::string& d_name, const Tensor& d, const std::strin
   check_shape(d_name.c_str(), d, of.shape, (name + "'s shape").c_str());
   check_rows(d_name.c_str(), d);
   check_writable(d_name.c_str(), d);
-  if (d.dtype != exact(q))
-    throw Error(d_name + " is " + text(d.dtype) + " but for q of " + text(q) + " it must be " + text(exact(q)));
+  check_exact(d_name.c_str(), d, q);
 }
 
 LinearProblem check_linear(const LinearAttention& a) {

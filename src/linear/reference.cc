@@ -1,4 +1,4 @@
-// Linear attention in plain loops and double, the truth for the tests of linear_pass.cc. Read this first.
+// Linear attention in plain loops and double, the truth for the tests of pass.cc. Read this first.
 #include "reference.h"
 
 #include <cmath>

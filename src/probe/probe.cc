@@ -13,15 +13,10 @@
 namespace heed {
 namespace {
 
-// Values are f32 beside f16 and bf16.
-DType exact(DType q) { return q == DType::f64 ? DType::f64 : DType::f32; }
-
 void check_value(const char* name, const ConstTensor& t, const Shape& want, const char* meaning, DType q) {
   check_shape(name, t, want, meaning);
   check_rows(name, t);
-  if (t.dtype != exact(q))
-    throw Error(std::string(name) + " is " + text(t.dtype) + " but for q of " + text(q) + " it must be " +
-                text(exact(q)));
+  check_exact(name, t, q);
 }
 
 void check_wanted(const char* name, const Tensor& t, const Shape& want, const char* meaning, DType q) {
