@@ -20,19 +20,6 @@ namespace HWY_NAMESPACE {
 
 // ---- One row ----
 
-// a . b in 16 lanes and their tree; columns of different dtypes are not needed.
-template <class T>
-inline float DotRow(const T* a, const T* b, int64_t n) {
-  const F d;
-  HWY_ALIGN float lanes[kLanes] = {};
-  int64_t x = 0;
-  for (; x + kLanes <= n; x += kLanes)
-    for (int64_t v = 0; v < kLanes; v += kVector)
-      hn::Store(hn::MulAdd(Widen(d, a + x + v), Widen(d, b + x + v), hn::Load(d, lanes + v)), d, lanes + v);
-  for (int64_t lane = 0; x < n; ++x, ++lane) lanes[lane] = std::fma(WidenOne(a + x), WidenOne(b + x), lanes[lane]);
-  return SumLanes(lanes);
-}
-
 // Sum of x_j or, weighted by its distance, of x_j (distance + j), over whole groups of 16.
 inline float SumRow(const float* x, int64_t width) {
   const F d;

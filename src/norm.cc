@@ -14,8 +14,8 @@
 #include "hwy/highway.h"
 #include "passes.h"
 #include "reference.h"
+#include "softmax-inl.h"
 #include "threads.h"
-#include "tile-inl.h"
 
 #ifndef HEED_NORM_ONCE
 #define HEED_NORM_ONCE
@@ -36,20 +36,8 @@ HWY_BEFORE_NAMESPACE();
 namespace heed {
 namespace HWY_NAMESPACE {
 
-// sum of a[x] * b[x] over whole groups of kLanes: 16 virtual lanes and one tree, on every target (tile-inl.h).
-inline float DotRows(const float* a, const float* b, int64_t padded) {
-  const F d;
-  HWY_ALIGN float lanes[kLanes];
-  for (int64_t lane = 0; lane < kLanes; lane += kVector) {
-    VF sum = hn::Zero(d);
-    for (int64_t x = lane; x < padded; x += kLanes) sum = hn::MulAdd(hn::LoadU(d, a + x), hn::LoadU(d, b + x), sum);
-    hn::StoreU(sum, d, lanes + lane);
-  }
-  return SumLanes(lanes);
-}
-
 inline float InverseNorm(const NormRow& how, const float* x, int64_t padded) {
-  const float sum = DotRows(x, x, padded);
+  const float sum = DotRow(x, x, padded);
   return 1.0f / std::sqrt(sum / static_cast<float>(how.divisor) + static_cast<float>(how.epsilon));
 }
 
@@ -85,7 +73,7 @@ inline void NormalizeRowBack(const NormRow& how, const T* x, const T* d_out, T* 
     hn::StoreU(hn::Mul(arrived, hn::LoadU(d, how.gain + k)), d, g + k);
   }
   if (!d_x) return;
-  const VF along = hn::Set(d, DotRows(g, h, padded) / static_cast<float>(how.divisor));
+  const VF along = hn::Set(d, DotRow(g, h, padded) / static_cast<float>(how.divisor));
   for (int64_t k = 0; k < padded; k += kVector)
     hn::StoreU(hn::NegMulAdd(along, hn::LoadU(d, h + k), hn::LoadU(d, g + k)), d, g + k);
   NarrowRow(g, how.D, inverse, d_x);

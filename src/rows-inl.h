@@ -18,8 +18,9 @@
 
 #include "hwy/highway.h"
 #include "pack-inl.h"
+#include "product-inl.h"
 #include "score-inl.h"
-#include "tile-inl.h"
+#include "softmax-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace heed {

@@ -12,7 +12,8 @@
 
 #include "hwy/highway.h"
 #include "plan.h"
-#include "tile-inl.h"
+#include "product-inl.h"
+#include "softmax-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace heed {

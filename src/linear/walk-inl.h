@@ -14,7 +14,7 @@
 #include <limits>
 
 #include "hwy/highway.h"
-#include "tile-inl.h"
+#include "softmax-inl.h"
 
 #ifndef HEED_LINEAR_WALK_ONCE
 #define HEED_LINEAR_WALK_ONCE
