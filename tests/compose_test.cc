@@ -1,13 +1,12 @@
 // Every feature with every other: problems that compose three to six features drawn at random, in every pass that takes
 // them, against the double-precision reference. What was drawn is counted, feature by pass: that table is
-// docs/features.md, which --features=FILE writes and the last test holds against the page.
+// docs/features.md, which --page=FILE writes and the last test holds against the page.
 #include <gtest/gtest.h>
 #include <heed/attention.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <functional>
 #include <map>
 #include <random>
@@ -19,6 +18,7 @@
 #include "lattice.h"
 #include "probe/probe.h"
 #include "reference.h"
+#include "written_page.h"
 
 namespace heed {
 namespace {
@@ -547,7 +547,7 @@ TEST(Compose, FeaturesWithFeatures) {
 std::string page() {
   std::ostringstream text;
   text << "# Features, and what takes them\n\n"
-       << "Generated: `build/tests/compose_test --features=docs/features.md` draws " << kDraws
+       << "Generated: `build/tests/compose_test --page=docs/features.md` draws " << kDraws
        << " problems, each of three to six of these features beside the defaults,\nand checks them in every pass "
           "against "
           "the double-precision reference, on every SIMD target. A number says how many of the problems with the "
@@ -579,11 +579,6 @@ std::string page() {
   return text.str();
 }
 
-std::string& write_to() {
-  static std::string file;
-  return file;
-}
-
 TEST(Compose, ThePageSaysWhatWasChecked) {
   for (const auto& [group, names] : kFeatures)
     for (const char* name : names)
@@ -591,22 +586,10 @@ TEST(Compose, ThePageSaysWhatWasChecked) {
         if (pass != kDecode || name != std::string("neighbourhood")) {
           EXPECT_GT(counts()[name][pass].checked + counts()[name][pass].refused, 0) << name << " " << kPassNames[pass];
         }
-  if (!write_to().empty()) {
-    std::ofstream(write_to()) << page();
-    return;
-  }
-  std::ifstream file(HEED_SOURCE_DIR "/docs/features.md");
-  std::stringstream said;
-  said << file.rdbuf();
-  EXPECT_EQ(said.str(), page()) << "write it anew: build/tests/compose_test --features=docs/features.md";
+  heed::testing::expect_page(page(), "compose_test", "features.md");
 }
 
 }  // namespace
 }  // namespace heed
 
-int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  for (int x = 1; x < argc; ++x)
-    if (const std::string arg = argv[x]; arg.rfind("--features=", 0) == 0) heed::write_to() = arg.substr(11);
-  return RUN_ALL_TESTS();
-}
+int main(int argc, char** argv) { return heed::testing::run_tests(argc, argv); }

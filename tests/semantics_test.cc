@@ -18,6 +18,8 @@
 #include <string>
 #include <vector>
 
+#include "written_page.h"
+
 namespace heed {
 namespace {
 
@@ -662,28 +664,9 @@ std::string page() {
   return text.str();
 }
 
-std::string& write_to() {
-  static std::string file;
-  return file;
-}
-
-TEST(Semantics, ThePageIsTheTable) {
-  if (!write_to().empty()) {
-    std::ofstream(write_to()) << page();
-    return;
-  }
-  std::ifstream file(HEED_SOURCE_DIR "/docs/semantics.md");
-  std::stringstream said;
-  said << file.rdbuf();
-  EXPECT_EQ(said.str(), page()) << "write it anew: build/tests/semantics_test --page=docs/semantics.md";
-}
+TEST(Semantics, ThePageIsTheTable) { heed::testing::expect_page(page(), "semantics_test", "semantics.md"); }
 
 }  // namespace
 }  // namespace heed
 
-int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  for (int x = 1; x < argc; ++x)
-    if (const std::string arg = argv[x]; arg.rfind("--page=", 0) == 0) heed::write_to() = arg.substr(7);
-  return RUN_ALL_TESTS();
-}
+int main(int argc, char** argv) { return heed::testing::run_tests(argc, argv); }
