@@ -3,7 +3,7 @@
 //   heed::Mask m = heed::causal() & heed::lengths({17, 23});
 //   heed::Mask longformer = heed::window(255, 255) | heed::global_tokens({0});
 //
-// A pair a mask excludes is never read by the operator, so a NaN behind a mask cannot leak into a result.
+// What a mask excludes does not count, whatever is there: a NaN or an infinity behind a mask cannot leak into a result.
 #pragma once
 
 #include <array>
@@ -36,7 +36,7 @@ enum class Cover : uint8_t { empty, full, partial };
 // A copyable, immutable set of visible pairs. A default-made mask excludes nothing.
 class Mask {
  public:
-  class Node;  // what one kind of mask knows; defined in src/mask.cc
+  class Node;  // what one kind of mask knows; src/mask_node.h
 
   Mask() = default;
   explicit Mask(std::shared_ptr<const Node> node) : node_(std::move(node)) {}
