@@ -98,6 +98,13 @@ Translator::Translator(std::shared_ptr<Model> model, std::shared_ptr<const Vocab
   model_->eval();
 }
 
+std::vector<Translation> Translator::translate(std::span<const Request> requests, const SearchOptions& options,
+                                               const std::function<void(int64_t)>& progress) const {
+  std::vector<std::string> sentences;
+  for (const Request& request : requests) sentences.push_back(request.text);
+  return translate(std::span<const std::string>(sentences), options, progress);
+}
+
 std::vector<Translation> Translator::translate(std::span<const std::string> sentences, const SearchOptions& options,
                                                const std::function<void(int64_t)>& progress) const {
   check(options);

@@ -13,10 +13,19 @@
 
 namespace heed::translate {
 
+// What to translate: a line of text, and what its translation must contain.
+struct Request {
+  std::string text;
+  std::vector<std::string> required = {};  // each must occur, as often as it is listed: terms, placeholders
+};
+
 struct SearchOptions {
   int beam = 4;  // 1 is greedy
   double length_penalty =
-      1.0;                  // a hypothesis scores sum of log-probabilities / length^length_penalty (length counts </s>)
+      1.0;  // a hypothesis scores sum of log-probabilities / length^length_penalty (length counts </s>)
+  double coverage_penalty = 0;  // Wu et al. 2016's beta: hypotheses that have not looked at some part of the source
+                                // lose; 0.2 is usual, 0: off
+  int nbest = 1;            // how many translations of a sentence to return, at most `beam`
   int max_length = 0;       // in pieces, with </s>; 0: 2 * source + 10, at most 256; never beyond max_positions
   int batch_tokens = 2000;  // source tokens times beam in one batch
   bool attention = false;   // also return the attention matrix
@@ -24,11 +33,14 @@ struct SearchOptions {
 
 struct Translation {
   std::string text;
-  double score = 0;                           // as SearchOptions::length_penalty says
+  double score = 0;                           // as SearchOptions::length_penalty says, minus the coverage penalty
+  double confidence = 0;                      // geometric mean of the tokens' probabilities, 0 to 1
   std::vector<std::string> source_pieces;     // with the final </s>
   std::vector<std::string> target_pieces;     // with the final </s>, if it was reached
   std::vector<std::vector<float>> attention;  // [target_pieces][source_pieces], if asked for; rows sum to 1
   int64_t left_out = 0;                       // pieces at the end of a source that is too long, not translated
+  std::vector<std::string> missing;           // of Request::required: what could not be made to occur
+  std::vector<Translation> alternatives;      // the next best ones, best first, at most SearchOptions::nbest - 1
 };
 
 // A model and its vocabulary, ready to translate.
@@ -42,6 +54,8 @@ class Translator {
   // one, without pieces. Of a sentence with more pieces than the model has positions (config().max_positions, </s>
   // included) the end is left out, and left_out says so. progress, if given, is called with the number of sentences
   // done. May be called from several threads at once.
+  std::vector<Translation> translate(std::span<const Request> requests, const SearchOptions& options = {},
+                                     const std::function<void(int64_t)>& progress = {}) const;
   std::vector<Translation> translate(std::span<const std::string> sentences, const SearchOptions& options = {},
                                      const std::function<void(int64_t)>& progress = {}) const;
 

@@ -12,8 +12,15 @@
 
 namespace heed::translate {
 
-// Token ids every vocabulary of ours fixes (see vocab.h).
+// Token ids every vocabulary of ours fixes (see vocab.h). Models from elsewhere number their own: TokenIds.
 inline constexpr int64_t kPad = 0, kUnk = 1, kBos = 2, kEos = 3;
+
+// The tokens with a meaning of their own, by the model's numbering.
+struct TokenIds {
+  int64_t pad = kPad, unk = kUnk, eos = kEos;
+  int64_t start = kBos;                        // what a decoder is fed first; Marian's models take pad
+  std::vector<int64_t> banned = {kPad, kBos};  // never produced
+};
 
 // What config.json says. dim is the width of the Transformer and of the RNN's embeddings.
 struct ModelConfig {
@@ -27,6 +34,7 @@ struct ModelConfig {
   double dropout = 0.1;         //
   int64_t max_positions = 512;  // transformer
   bool lowercase = false;       // the model knows lower-cased text only; its input is lower-cased for it
+  TokenIds tokens = {};         //
   static ModelConfig from_json(
       const nlohmann::json& json);  // throws heed::Error naming the key that is missing or wrong
   nlohmann::json to_json() const;   // Hugging Face's keys (model_type "marian" for transformer)
