@@ -519,7 +519,7 @@ TEST_P(TranslatorTest, ShapesAndLimits) {
   ASSERT_FALSE(seen.empty());
   EXPECT_TRUE(std::is_sorted(seen.begin(), seen.end()));
   EXPECT_EQ(seen.back(), static_cast<int64_t>(input.size()));
-  EXPECT_TRUE(t.translate({}).empty());
+  EXPECT_TRUE(t.translate(std::vector<std::string>{}).empty());
   EXPECT_TRUE(t.translate(std::vector<std::string>{"a dog"}, {.max_length = 5})[0].attention.empty());
 }
 
