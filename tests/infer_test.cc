@@ -247,8 +247,8 @@ TEST(BeamSearchTest, AWideBeamFindsTheBestOfAll) {
       Best best;
       std::vector<int> tokens;
       exhaust(model, sources.number(b), MadeUpModel::fed(0, kBos), tokens, 0, options.max_steps[b], penalty, best);
-      EXPECT_EQ(found[b].tokens, best.tokens) << b << " penalty " << penalty;
-      EXPECT_NEAR(found[b].score, best.score, 1e-5);
+      EXPECT_EQ(found[b][0].tokens, best.tokens) << b << " penalty " << penalty;
+      EXPECT_NEAR(found[b][0].score, best.score, 1e-5);
     }
   }
 }
@@ -266,8 +266,9 @@ TEST(BeamSearchTest, EqualsThePlainAlgorithm) {
         const auto found = beam_search(model, sources.ids, sources.lengths, options);
         for (size_t b = 0; b < 7; ++b) {
           const Best best = plain_beam(model, sources.number(b), beam, options.max_steps[b], penalty);
-          EXPECT_EQ(found[b].tokens, best.tokens) << b << " beam " << beam << " penalty " << penalty << " eos " << eos;
-          EXPECT_NEAR(found[b].score, best.score, 1e-5);
+          EXPECT_EQ(found[b][0].tokens, best.tokens)
+              << b << " beam " << beam << " penalty " << penalty << " eos " << eos;
+          EXPECT_NEAR(found[b][0].score, best.score, 1e-5);
         }
       }
     }
@@ -287,7 +288,7 @@ TEST(BeamSearchTest, EqualsThePlainAlgorithmOnManySentences) {
         options.max_steps.assign(150, 12);
         const auto found = beam_search(model, sources.ids, sources.lengths, options);
         for (size_t b = 0; b < 150; ++b) {
-          EXPECT_EQ(found[b].tokens, plain_beam(model, sources.number(b), beam, 12, 1).tokens)
+          EXPECT_EQ(found[b][0].tokens, plain_beam(model, sources.number(b), beam, 12, 1).tokens)
               << b << " beam " << beam << " spread " << spread << " eos " << eos;
         }
       }
@@ -308,7 +309,7 @@ TEST(BeamSearchTest, AnEndBehindTheFirstBeamIsNotKept) {
   model.tell({a, a, a, a}, {{kEos, 1}});  // log(0.27 * 0.34) / 5 is above log(0.33) / 2
   const Sources sources = sources_of(1);
   const BeamOptions options{.beam = 2, .length_penalty = 1, .max_steps = {9}};
-  const auto found = beam_search(model, sources.ids, sources.lengths, options).front();
+  const auto found = beam_search(model, sources.ids, sources.lengths, options).front().front();
   EXPECT_EQ(found.tokens, (std::vector<int>{a, a, a, a, kEos}));
   EXPECT_EQ(found.tokens, plain_beam(model, sources.number(0), 2, 9, 1).tokens);
 }
@@ -328,7 +329,7 @@ TEST(BeamSearchTest, BeamOneIsGreedy) {
       tokens.push_back(static_cast<int>(std::max_element(p.begin(), p.end()) - p.begin()));
       past = MadeUpModel::fed(past, tokens.back());
     }
-    EXPECT_EQ(found[b].tokens, tokens) << b;
+    EXPECT_EQ(found[b][0].tokens, tokens) << b;
   }
 }
 
@@ -341,20 +342,138 @@ TEST(BeamSearchTest, AttentionFollowsTheBestHypothesis) {
   options.attention = true;
   const auto found = beam_search(model, sources.ids, sources.lengths, options);
   for (size_t b = 0; b < 5; ++b) {
-    const auto& tokens = found[b].tokens;
-    ASSERT_EQ(found[b].attention.sizes(),
+    const auto& tokens = found[b][0].tokens;
+    ASSERT_EQ(found[b][0].attention.sizes(),
               (std::vector<int64_t>{static_cast<int64_t>(tokens.size()), sources.lengths[b]}));
     uint64_t past = 0;
     int64_t token = kBos;
     for (size_t t = 0; t < tokens.size(); ++t) {
       past = MadeUpModel::fed(past, token);
-      EXPECT_EQ(found[b].attention[static_cast<int64_t>(t)][0].item<float>(), static_cast<float>(token))
+      EXPECT_EQ(found[b][0].attention[static_cast<int64_t>(t)][0].item<float>(), static_cast<float>(token))
           << b << ' ' << t;
-      EXPECT_EQ(found[b].attention[static_cast<int64_t>(t)][1].item<float>(), static_cast<float>(past % 4096));
+      EXPECT_EQ(found[b][0].attention[static_cast<int64_t>(t)][1].item<float>(), static_cast<float>(past % 4096));
       token = tokens[t];
     }
   }
   EXPECT_GT(model.alignments, 0);
+}
+
+// All finished hypotheses of a beam that drops nothing, by exhaustive search.
+void all_ends(const MadeUpModel& model, uint64_t source, uint64_t past, std::vector<int>& tokens, double sum,
+              int64_t max_steps, std::vector<std::pair<double, std::vector<int>>>& ends) {
+  const auto p = log_probs(model, source, past);
+  for (int token = 1; token < static_cast<int>(p.size()); ++token) {
+    if (std::isinf(p[static_cast<size_t>(token)])) continue;
+    tokens.push_back(token);
+    const double next = sum + p[static_cast<size_t>(token)];
+    if (token == kEos || static_cast<int64_t>(tokens.size()) == max_steps) {
+      ends.push_back({next / static_cast<double>(tokens.size()), tokens});
+    } else {
+      all_ends(model, source, MadeUpModel::fed(past, token), tokens, next, max_steps, ends);
+    }
+    tokens.pop_back();
+  }
+}
+
+bool contains(const std::vector<int>& tokens, const std::vector<int>& part) {
+  return std::search(tokens.begin(), tokens.end(), part.begin(), part.end()) != tokens.end();
+}
+
+TEST(BeamSearchTest, ReturnsTheNBestInOrder) {
+  MadeUpModel model(6);
+  const Sources sources = sources_of(3);
+  const BeamOptions options{.beam = 1024, .nbest = 7, .length_penalty = 1, .max_steps = {4, 4, 4}};
+  const auto found = beam_search(model, sources.ids, sources.lengths, options);
+  for (size_t b = 0; b < 3; ++b) {
+    std::vector<std::pair<double, std::vector<int>>> ends;
+    std::vector<int> tokens;
+    all_ends(model, sources.number(b), MadeUpModel::fed(0, kBos), tokens, 0, 4, ends);
+    std::sort(ends.begin(), ends.end(), [](const auto& x, const auto& y) { return x.first > y.first; });
+    ASSERT_EQ(found[b].size(), 7u);
+    for (size_t n = 0; n < 7; ++n) {
+      EXPECT_EQ(found[b][n].tokens, ends[n].second) << b << " " << n;
+      EXPECT_NEAR(found[b][n].log_probability, ends[n].first * static_cast<double>(ends[n].second.size()), 1e-5);
+    }
+  }
+}
+
+TEST(BeamSearchTest, FindsTheBestOfThoseThatHoldWhatIsRequired) {
+  const std::vector<std::vector<std::vector<int>>> wishes = {{{4}}, {{5, 4}}, {{4}, {5, 5}}, {{1}, {1}}};
+  MadeUpModel model(6);
+  const Sources sources = sources_of(4);
+  BeamOptions options{.beam = 2048, .length_penalty = 1, .max_steps = {5, 5, 5, 5}};
+  for (const auto& wish : wishes) {
+    std::vector<Constraint> constraints;
+    for (const auto& part : wish) constraints.push_back({part});
+    options.required.push_back(constraints);
+  }
+  const auto found = beam_search(model, sources.ids, sources.lengths, options);
+  for (size_t b = 0; b < 4; ++b) {
+    std::vector<std::pair<double, std::vector<int>>> ends;
+    std::vector<int> tokens;
+    all_ends(model, sources.number(b), MadeUpModel::fed(0, kBos), tokens, 0, 5, ends);
+    double best = -1e9;
+    for (const auto& [score, end] : ends) {
+      bool good = end.back() == kEos;
+      for (const auto& part : wishes[b]) good = good && contains(end, part);
+      if (b == 3) good = good && std::count(end.begin(), end.end(), 1) >= 2;
+      if (good) best = std::max(best, score);
+    }
+    EXPECT_NEAR(found[b][0].score, best, 1e-5) << b;
+    for (const auto& part : wishes[b]) EXPECT_TRUE(contains(found[b][0].tokens, part)) << b;
+  }
+}
+
+// With a narrow beam too, whatever the model thinks of it; and a sentence that requires nothing is as it was.
+TEST(BeamSearchTest, WhatIsRequiredOccursInANarrowBeam) {
+  MadeUpModel model(12, 8, 3);
+  const Sources sources = sources_of(60);
+  BeamOptions options{.beam = 4, .length_penalty = 1};
+  options.max_steps.assign(60, 20);
+  const auto free = beam_search(model, sources.ids, sources.lengths, options);
+  for (int b = 0; b < 60; ++b) {
+    std::vector<Constraint> constraints;
+    if (b % 3 > 0) constraints.push_back({{4 + b % 8, 4 + b % 5, 11}, {9, 9}});
+    if (b % 3 > 1) constraints.push_back({{10}});
+    options.required.push_back(constraints);
+  }
+  const auto found = beam_search(model, sources.ids, sources.lengths, options);
+  for (size_t b = 0; b < 60; ++b) {
+    const auto& tokens = found[b][0].tokens;
+    if (b % 3 == 0) {
+      EXPECT_EQ(tokens, free[b][0].tokens);
+      continue;
+    }
+    for (const Constraint& c : options.required[b]) {
+      EXPECT_TRUE(std::any_of(c.begin(), c.end(), [&](const auto& s) { return contains(tokens, s); })) << b;
+    }
+  }
+}
+
+// Attention goes to one source position a token; the coverage penalty prefers what looks at all of them.
+class LookingModel : public ToldModel {
+ public:
+  Tensor alignment(State& given) override {
+    auto& state = static_cast<Made&>(given);
+    Tensor result = torch::zeros({static_cast<int64_t>(state.fed.size()), state.width});
+    for (size_t i = 0; i < state.fed.size(); ++i) result[static_cast<int64_t>(i)][state.fed[i] == 4 ? 1 : 0] = 1;
+    return result;
+  }
+};
+
+TEST(BeamSearchTest, TheCoveragePenaltyWantsAllOfTheSourceRead) {
+  LookingModel model;
+  model.tell({}, {{5, 0.6}, {4, 0.4}});
+  model.tell({5}, {{kEos, 1}});
+  model.tell({4}, {{kEos, 1}});
+  Sources sources = sources_of(1);
+  sources.lengths = {2};
+  BeamOptions options{.beam = 2, .length_penalty = 1, .max_steps = {5}};
+  EXPECT_EQ(beam_search(model, sources.ids, sources.lengths, options)[0][0].tokens, (std::vector<int>{5, kEos}));
+  options.coverage_penalty = 0.2;
+  const Hypothesis best = beam_search(model, sources.ids, sources.lengths, options)[0][0];
+  EXPECT_EQ(best.tokens, (std::vector<int>{4, kEos}));
+  EXPECT_NEAR(best.score, std::log(0.4) / 2, 1e-5);  // both positions looked at: no penalty
 }
 
 TEST(BeamSearchTest, FinishedSentencesCostNothing) {
@@ -365,7 +484,7 @@ TEST(BeamSearchTest, FinishedSentencesCostNothing) {
   options.beam = 1;
   options.max_steps = {200, 200, 200, 200, 200};
   for (const auto& h : beam_search(model, sources.ids, sources.lengths, options)) {
-    EXPECT_EQ(h.tokens, std::vector<int>{kEos});
+    EXPECT_EQ(h.front().tokens, std::vector<int>{kEos});
   }
   EXPECT_EQ(model.rows_stepped, 5);
   EXPECT_EQ(model.alignments, 0);
@@ -471,7 +590,7 @@ TEST_P(TranslatorTest, IsBeamSearchWithTextAroundIt) {
   options.length_penalty = 0.7;
   options.max_steps = {12};
   const auto length = static_cast<int64_t>(ids.size());
-  const auto expected = beam_search(*same, torch::tensor(ids).unsqueeze(0), {length}, options)[0];
+  const auto expected = beam_search(*same, torch::tensor(ids).unsqueeze(0), {length}, options)[0][0];
   const auto got =
       t.translate(std::vector<std::string>{sentence}, {.beam = 3, .length_penalty = 0.7, .max_length = 12})[0];
   EXPECT_EQ(got.text, vocab()->decode(expected.tokens));

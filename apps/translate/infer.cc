@@ -5,10 +5,12 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
+#include <utility>
 
 #include "apps/translate/search.h"
 #include "apps/translate/utf8.h"
@@ -18,6 +20,8 @@ namespace {
 
 // The longest translation unless SearchOptions::max_length says otherwise.
 constexpr int64_t kLongest = 256;
+// The widest beam that constraints may ask for.
+constexpr int64_t kWidest = 24;
 
 void check(const SearchOptions& options) {
   const auto at_least = [](const char* name, int64_t value, int64_t least) {
@@ -29,24 +33,75 @@ void check(const SearchOptions& options) {
   at_least("beam", options.beam, 1);
   at_least("max_length", options.max_length, 0);
   at_least("batch_tokens", options.batch_tokens, 1);
+  at_least("nbest", options.nbest, 1);
+  if (options.nbest > options.beam) {
+    throw Error("nbest is " + std::to_string(options.nbest) + " and beam " + std::to_string(options.beam) +
+                "; a beam finds no more translations than it is wide");
+  }
   if (options.beam > 1000) throw Error("beam is " + std::to_string(options.beam) + "; more than 1000 is not useful");
   if (!std::isfinite(options.length_penalty)) throw Error("length_penalty must be a finite number");
+  if (!(options.coverage_penalty >= 0 && std::isfinite(options.coverage_penalty)))
+    throw Error("coverage_penalty is " + std::to_string(options.coverage_penalty) + "; it must be 0 or more");
 }
 
-// Ids of a sentence with kEos, and how many pieces did not fit.
+// A sentence on its way through the search.
 struct Source {
-  std::vector<int> ids;
-  int64_t left_out = 0;
+  std::vector<int> ids;              // with </s>; empty for a sentence without pieces
+  int64_t left_out = 0;              // pieces that did not fit
+  std::vector<Constraint> required;  //
+  int64_t required_tokens = 0;       //
+  int64_t beam = 1;                  // what the constraints need of it
 };
 
-Source encode(const Vocab& vocab, const std::string& sentence, int64_t most) {
-  Source source{vocab.encode(sentence), 0};
+// The ways a text may be spelt within a translation: behind a space and, unless it begins with a letter or digit, which
+// would grow onto the word before, without one.
+Constraint constraint(const Vocab& vocab, const std::string& text) {
+  const std::vector<int> ids = vocab.encode(text);
+  if (ids.empty()) return {};
+  Constraint spellings{ids};
+  static const std::string space = "\u2581";
+  const auto first = static_cast<unsigned char>(text.front());
+  std::string piece = vocab.piece(ids.front());
+  if (std::isalnum(first) == 0 && first < 0x80 && piece.starts_with(space)) {
+    piece.erase(0, space.size());
+    std::vector<int> glued(ids.begin() + 1, ids.end());
+    if (!piece.empty()) glued.insert(glued.begin(), vocab.id(piece));
+    if (!glued.empty() && (piece.empty() || vocab.piece(glued.front()) == piece)) spellings.push_back(std::move(glued));
+  }
+  return spellings;
+}
+
+Source read(const Vocab& vocab, const ModelConfig& config, const Request& request, int64_t beam) {
+  const auto text = [&config](const std::string& t) { return config.lowercase ? lower(t) : t; };
+  Source source{vocab.encode(text(request.text)), 0, {}, 0, beam};
   if (source.ids.empty()) return source;
   const int64_t pieces = static_cast<int64_t>(source.ids.size());
-  source.left_out = std::max<int64_t>(0, pieces + 1 - most);
+  source.left_out = std::max<int64_t>(0, pieces + 1 - config.max_positions);
   source.ids.resize(static_cast<size_t>(pieces - source.left_out));
-  source.ids.push_back(static_cast<int>(kEos));
+  source.ids.push_back(static_cast<int>(config.tokens.eos));
+  for (const std::string& required : request.required) {
+    Constraint spellings = constraint(vocab, text(required));
+    const bool known = !spellings.empty() && std::find(spellings[0].begin(), spellings[0].end(),
+                                                       static_cast<int>(config.tokens.unk)) == spellings[0].end();
+    if (!known) continue;
+    source.required_tokens += static_cast<int64_t>(spellings[0].size());
+    source.required.push_back(std::move(spellings));
+  }
+  source.beam = std::max(beam, std::min<int64_t>(kWidest, static_cast<int64_t>(source.required.size()) + 1));
   return source;
+}
+
+// What does not occur in a text as often as it is listed.
+std::vector<std::string> missing_from(const std::string& text, const std::vector<std::string>& required) {
+  std::map<std::string, int64_t> wanted;
+  for (const std::string& each : required) ++wanted[each];
+  std::vector<std::string> missing;
+  for (const auto& [each, times] : wanted) {
+    int64_t found = 0;
+    for (size_t at = 0; !each.empty() && (at = text.find(each, at)) != std::string::npos; at += each.size()) ++found;
+    for (; found < times && !each.empty(); ++found) missing.push_back(each);
+  }
+  return missing;
 }
 
 std::vector<std::string> pieces_of(const Vocab& vocab, const std::vector<int>& ids) {
@@ -98,64 +153,86 @@ Translator::Translator(std::shared_ptr<Model> model, std::shared_ptr<const Vocab
   model_->eval();
 }
 
-std::vector<Translation> Translator::translate(std::span<const Request> requests, const SearchOptions& options,
-                                               const std::function<void(int64_t)>& progress) const {
-  std::vector<std::string> sentences;
-  for (const Request& request : requests) sentences.push_back(request.text);
-  return translate(std::span<const std::string>(sentences), options, progress);
-}
-
 std::vector<Translation> Translator::translate(std::span<const std::string> sentences, const SearchOptions& options,
                                                const std::function<void(int64_t)>& progress) const {
+  std::vector<Request> requests;
+  requests.reserve(sentences.size());
+  for (const std::string& sentence : sentences) requests.push_back({sentence, {}});
+  return translate(std::span<const Request>(requests), options, progress);
+}
+
+std::vector<Translation> Translator::translate(std::span<const Request> requests, const SearchOptions& options,
+                                               const std::function<void(int64_t)>& progress) const {
   check(options);
-  const int64_t most = model_->config().max_positions;
-  std::vector<Translation> results(sentences.size());
+  const ModelConfig& config = model_->config();
+  std::vector<Translation> results(requests.size());
   std::vector<Source> sources;
   std::vector<size_t> order;  // of the sentences that are not empty
-  sources.reserve(sentences.size());
-  for (size_t i = 0; i < sentences.size(); ++i) {
-    sources.push_back(encode(*vocab_, model_->config().lowercase ? lower(sentences[i]) : sentences[i], most));
+  sources.reserve(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    sources.push_back(read(*vocab_, config, requests[i], options.beam));
     results[i].left_out = sources[i].left_out;
     if (!sources[i].ids.empty()) order.push_back(i);
   }
-  // The longest first: if memory does not suffice, that shows at once. Equal lengths in one batch waste nothing.
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return sources[a].ids.size() > sources[b].ids.size(); });
-  auto done = static_cast<int64_t>(sentences.size() - order.size());
+  // The longest first: if memory does not suffice, that shows at once. Equal lengths in one batch waste nothing. A
+  // batch has one beam, so that sentences whose constraints need a wider one do not widen the others'.
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return std::pair(sources[a].beam, sources[a].ids.size()) > std::pair(sources[b].beam, sources[b].ids.size());
+  });
+  auto done = static_cast<int64_t>(requests.size() - order.size());
   if (progress && done > 0) progress(done);
 
+  const auto translation = [&](size_t i, const Hypothesis& hypothesis) {
+    Translation result;
+    result.text = vocab_->decode(hypothesis.tokens);
+    // The vocabulary has a piece for every byte, a line's end among them; a translation is one line.
+    std::replace_if(
+        result.text.begin(), result.text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
+    result.score = hypothesis.score;
+    result.confidence = std::exp(hypothesis.log_probability / static_cast<double>(hypothesis.tokens.size()));
+    result.source_pieces = pieces_of(*vocab_, sources[i].ids);
+    result.target_pieces = pieces_of(*vocab_, hypothesis.tokens);
+    result.attention = rows_of(hypothesis.attention);
+    result.left_out = sources[i].left_out;
+    result.missing = missing_from(result.text, requests[i].required);
+    return result;
+  };
+
   for (size_t begin = 0, end; begin < order.size(); begin = end) {
-    const auto longest = static_cast<int64_t>(sources[order[begin]].ids.size());
-    const int64_t fit = std::max<int64_t>(1, options.batch_tokens / (longest * options.beam));
-    end = std::min(order.size(), begin + static_cast<size_t>(fit));
+    const Source& widest = sources[order[begin]];
+    const auto longest = static_cast<int64_t>(widest.ids.size());
+    const auto fit = static_cast<size_t>(std::max<int64_t>(1, options.batch_tokens / (longest * widest.beam)));
+    for (end = begin; end < order.size() && end - begin < fit && sources[order[end]].beam == widest.beam;) ++end;
 
     BeamOptions beam;
-    beam.beam = options.beam;
+    beam.beam = widest.beam;
+    beam.nbest = options.nbest;
     beam.length_penalty = options.length_penalty;
+    beam.coverage_penalty = options.coverage_penalty;
     beam.attention = options.attention;
     std::vector<int64_t> lengths;
-    torch::Tensor ids = torch::full({static_cast<int64_t>(end - begin), longest}, kPad, torch::kInt64);
+    bool constrained = false;
+    torch::Tensor ids = torch::full({static_cast<int64_t>(end - begin), longest}, config.tokens.pad, torch::kInt64);
     for (size_t i = begin; i < end; ++i) {
-      const std::vector<int>& of_sentence = sources[order[i]].ids;
-      std::copy(of_sentence.begin(), of_sentence.end(),
+      const Source& source = sources[order[i]];
+      std::copy(source.ids.begin(), source.ids.end(),
                 ids.data_ptr<int64_t>() + static_cast<int64_t>(i - begin) * longest);
-      const auto length = static_cast<int64_t>(of_sentence.size());
+      const auto length = static_cast<int64_t>(source.ids.size());
       lengths.push_back(length);
-      const int64_t wanted = options.max_length > 0 ? options.max_length : std::min(kLongest, 2 * (length - 1) + 10);
-      beam.max_steps.push_back(std::min(wanted, most));
+      const int64_t wanted = options.max_length > 0
+                                 ? options.max_length
+                                 : std::min(kLongest, 2 * (length - 1) + 10 + source.required_tokens);
+      beam.max_steps.push_back(std::min(wanted, config.max_positions));
+      beam.required.push_back(source.required);
+      constrained = constrained || !source.required.empty();
     }
-    std::vector<Hypothesis> best = beam_search(*model_, ids, lengths, beam);
+    if (!constrained) beam.required.clear();
+    const std::vector<std::vector<Hypothesis>> found = beam_search(*model_, ids, lengths, beam);
     for (size_t i = begin; i < end; ++i) {
-      Hypothesis& hypothesis = best[i - begin];
+      const std::vector<Hypothesis>& best = found[i - begin];
       Translation& result = results[order[i]];
-      result.text = vocab_->decode(hypothesis.tokens);
-      // The vocabulary has a piece for every byte, a line's end among them; a translation is one line.
-      std::replace_if(
-          result.text.begin(), result.text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
-      result.score = hypothesis.score;
-      result.source_pieces = pieces_of(*vocab_, sources[order[i]].ids);
-      result.target_pieces = pieces_of(*vocab_, hypothesis.tokens);
-      result.attention = rows_of(hypothesis.attention);
+      result = translation(order[i], best.front());
+      for (size_t n = 1; n < best.size(); ++n) result.alternatives.push_back(translation(order[i], best[n]));
     }
     done += static_cast<int64_t>(end - begin);
     if (progress) progress(done);

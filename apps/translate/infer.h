@@ -25,10 +25,10 @@ struct SearchOptions {
       1.0;  // a hypothesis scores sum of log-probabilities / length^length_penalty (length counts </s>)
   double coverage_penalty = 0;  // Wu et al. 2016's beta: hypotheses that have not looked at some part of the source
                                 // lose; 0.2 is usual, 0: off
-  int nbest = 1;            // how many translations of a sentence to return, at most `beam`
-  int max_length = 0;       // in pieces, with </s>; 0: 2 * source + 10, at most 256; never beyond max_positions
-  int batch_tokens = 2000;  // source tokens times beam in one batch
-  bool attention = false;   // also return the attention matrix
+  int nbest = 1;                // how many translations of a sentence to return, at most `beam`
+  int max_length = 0;           // in pieces, with </s>; 0: 2 * source + 10, at most 256; never beyond max_positions
+  int batch_tokens = 2000;      // source tokens times beam in one batch
+  bool attention = false;       // also return the attention matrix
 };
 
 struct Translation {

@@ -21,6 +21,59 @@ using torch::Tensor;
 
 constexpr double kNever = -std::numeric_limits<double>::infinity();
 
+// ---- What must occur ----
+
+// How far a hypothesis has got with the constraints of its sentence.
+struct Met {
+  std::vector<bool> done;           // by constraint
+  int begun = -1;                   // the one whose tokens are being produced
+  size_t spelling = 0, tokens = 0;  // which of its spellings, and how many of its tokens stand
+  int64_t count = 0;                // done
+
+  bool all() const { return count == static_cast<int64_t>(done.size()); }
+  // The share of the beam a hypothesis competes in: one for each number of constraints met or begun.
+  int64_t bank() const { return count + (begun >= 0 ? 1 : 0); }
+
+  void add(const std::vector<Constraint>& required, int token) {
+    if (begun >= 0) {
+      const std::vector<int>& wanted = required[static_cast<size_t>(begun)][spelling];
+      if (wanted[tokens] == token) {
+        ++tokens;
+        return complete(required);
+      }
+      begun = -1;
+    }
+    for (size_t c = 0; c < required.size(); ++c) {
+      for (size_t s = 0; !done[c] && s < required[c].size(); ++s) {
+        if (required[c][s].front() != token) continue;
+        begun = static_cast<int>(c);
+        spelling = s;
+        tokens = 1;
+        return complete(required);
+      }
+    }
+  }
+
+  // Calls f with each token that would bring the constraints forward.
+  template <class F>
+  void wanted(const std::vector<Constraint>& required, const F& f) const {
+    if (begun >= 0) return f(required[static_cast<size_t>(begun)][spelling][tokens]);
+    for (size_t c = 0; c < required.size(); ++c) {
+      for (size_t s = 0; !done[c] && s < required[c].size(); ++s) f(required[c][s].front());
+    }
+  }
+
+ private:
+  void complete(const std::vector<Constraint>& required) {
+    if (tokens < required[static_cast<size_t>(begun)][spelling].size()) return;
+    done[static_cast<size_t>(begun)] = true;
+    ++count;
+    begun = -1;
+  }
+};
+
+// ---- Hypotheses ----
+
 // One continuation: row `parent` of the state followed by `token`.
 struct Candidate {
   double sum = kNever;  // of log-probabilities
@@ -43,6 +96,7 @@ struct Step {
 // The end of a chain: token `last`, produced in step `step` by row `parent`.
 struct Finished {
   double score = kNever;
+  double sum = 0;
   size_t step = 0;
   int64_t parent = 0;
   int last = 0;
@@ -52,6 +106,7 @@ struct Finished {
 struct Sentence {
   size_t index = 0;                // in the batch
   std::vector<double> sums;        // of each of its rows; kNever for a row that is only there to fill the width
+  std::vector<Met> met;            // of each of its rows, if anything is required
   std::vector<Finished> finished;  // best first, at most `beam`
 };
 
@@ -68,10 +123,6 @@ void best_tokens(const float* row, int64_t vocab, size_t k, double sum, int64_t 
   }
 }
 
-double scored(double sum, size_t length, double penalty) {
-  return sum / std::pow(static_cast<double>(length), penalty);
-}
-
 void keep(Sentence& sentence, const Finished& next, size_t beam) {
   auto& kept = sentence.finished;
   const auto worse = [](const Finished& a, const Finished& b) { return a.score > b.score; };
@@ -79,15 +130,16 @@ void keep(Sentence& sentence, const Finished& next, size_t beam) {
   if (kept.size() > beam) kept.pop_back();
 }
 
-Hypothesis unwound(const std::vector<Step>& steps, const Finished& end, int64_t source_length) {
+Hypothesis unwound(const std::vector<Step>& steps, const Finished& end, int64_t source_length, bool attention) {
   Hypothesis result;
   result.score = end.score;
+  result.log_probability = end.sum;
   std::vector<Tensor> looks;
   int64_t parent = end.parent;
   int token = end.last;
   for (size_t t = end.step + 1; t-- > 0;) {
     result.tokens.push_back(token);
-    if (steps[t].attention.defined()) looks.push_back(steps[t].attention[parent].narrow(0, 0, source_length));
+    if (attention) looks.push_back(steps[t].attention[parent].narrow(0, 0, source_length));
     if (t == 0) break;
     const auto row = static_cast<size_t>(parent);
     token = steps[t - 1].token[row];
@@ -99,79 +151,173 @@ Hypothesis unwound(const std::vector<Step>& steps, const Finished& end, int64_t 
   return result;
 }
 
-// Adds log_probs [rows, vocab] to the running sums and moves the sentence on by one step. Returns whether it goes on;
-// then `next` has got its `beam` rows.
-bool advance(Sentence& sentence, int64_t first_row, std::vector<Candidate> candidates, size_t step,
-             const BeamOptions& options, Step& next) {
-  const auto beam = static_cast<size_t>(options.beam);
-  std::sort(candidates.begin(), candidates.end(), before);
-  if (candidates.size() > 2 * beam) candidates.resize(2 * beam);
-  std::vector<Candidate> live;
-  for (size_t rank = 0; rank < candidates.size() && live.size() < beam; ++rank) {
-    const Candidate& c = candidates[rank];
-    if (c.token != kEos) {
-      live.push_back(c);
-    } else if (rank < beam) {
-      keep(sentence, {scored(c.sum, step + 1, options.length_penalty), step, c.parent, c.token}, beam);
+// Of the candidates, best first, the `beam` that go on, best first: the beam in equal parts for the candidates that
+// have met 0, 1, ... constraints, what a part does not need for the others, from the one that has met most.
+std::vector<size_t> allocate(const std::vector<int64_t>& banks, int64_t constraints, size_t beam) {
+  const auto parts = static_cast<size_t>(constraints) + 1;
+  std::vector<std::vector<size_t>> members(parts);
+  for (size_t i = 0; i < banks.size(); ++i) members[static_cast<size_t>(banks[i])].push_back(i);
+  std::vector<size_t> taken(parts, 0), chosen;
+  for (bool room = true; room && chosen.size() < beam;) {
+    room = false;
+    for (size_t b = parts; b-- > 0 && chosen.size() < beam;) {
+      if (taken[b] == members[b].size()) continue;
+      chosen.push_back(members[b][taken[b]++]);
+      room = true;
     }
   }
-  const bool last = static_cast<int64_t>(step) + 1 >= options.max_steps[sentence.index];
-  const auto& kept = sentence.finished;
-  bool over = live.empty() || last;
-  if (!over && kept.size() == beam) {
-    over = kept.back().score >= scored(live.front().sum, step + 1, options.length_penalty);
-  }
-  if (over) {
-    if (last) {
-      for (const Candidate& c : live) {
-        keep(sentence, {scored(c.sum, step + 1, options.length_penalty), step, c.parent, c.token}, beam);
-      }
-    }
-    if (kept.empty())
-      throw Error("the model's outputs are not numbers; its weights are damaged, train or copy it again");
-    return false;
-  }
-  sentence.sums.assign(beam, kNever);
-  for (size_t i = 0; i < beam; ++i) {
-    if (i < live.size()) sentence.sums[i] = live[i].sum;
-    next.parent.push_back(i < live.size() ? live[i].parent : first_row);
-    next.token.push_back(i < live.size() ? live[i].token : static_cast<int>(kEos));
-  }
-  return true;
+  std::sort(chosen.begin(), chosen.end());
+  return chosen;
 }
+
+// What is the same for all sentences and steps of a search.
+class Search {
+ public:
+  Search(const BeamOptions& options, const TokenIds& tokens, const std::vector<int64_t>& lengths)
+      : options_(options), tokens_(tokens), lengths_(lengths), beam_(static_cast<size_t>(options.beam)) {}
+
+  const std::vector<Constraint>& required(const Sentence& sentence) const {
+    static const std::vector<Constraint> none;
+    return options_.required.empty() ? none : options_.required[sentence.index];
+  }
+
+  // The continuations of a row that are worth a look: the best, and what is required.
+  void propose(const Sentence& sentence, size_t place, const float* log_probs, int64_t vocab, int64_t row,
+               std::vector<Candidate>& out) const {
+    const double sum = sentence.sums[place];
+    best_tokens(log_probs, vocab, 2 * beam_, sum, row, out);
+    if (sentence.met.empty()) return;
+    sentence.met[place].wanted(required(sentence), [&](int token) {
+      const bool there = std::any_of(out.begin(), out.end(), [token](const Candidate& c) { return c.token == token; });
+      if (!there && std::isfinite(log_probs[token])) out.push_back({sum + log_probs[token], row, token});
+    });
+  }
+
+  // Moves the sentence on by one step. Returns whether it goes on; then `next` has got its `beam` rows.
+  // covered [width, S], if defined: the attention each row's source positions have received, this step's included.
+  bool advance(Sentence& sentence, int64_t first_row, std::vector<Candidate> candidates, size_t step,
+               const Tensor& covered, Step& next) const {
+    const bool constrained = !sentence.met.empty();
+    const bool last = static_cast<int64_t>(step) + 1 >= options_.max_steps[sentence.index];
+    const auto finish = [&](const Candidate& c) {
+      const double score = scored(c.sum, step + 1) + coverage(covered, c.parent - first_row, sentence.index);
+      keep(sentence, {score, c.sum, step, c.parent, c.token}, beam_);
+    };
+    const auto met_by = [&](const Candidate& c) {
+      Met met = sentence.met[static_cast<size_t>(c.parent - first_row)];
+      met.add(required(sentence), c.token);
+      return met;
+    };
+    std::sort(candidates.begin(), candidates.end(), before);
+    if (!constrained && candidates.size() > 2 * beam_) candidates.resize(2 * beam_);
+    std::vector<Candidate> live;
+    size_t allowed = 0;  // rank among those that may be what they are
+    for (const Candidate& c : candidates) {
+      if (!constrained && live.size() == beam_) break;
+      if (c.token != tokens_.eos) {
+        live.push_back(c);
+      } else {
+        if (constrained && !sentence.met[static_cast<size_t>(c.parent - first_row)].all()) continue;
+        if (constrained || allowed < beam_) finish(c);
+      }
+      ++allowed;
+    }
+    std::vector<Met> met;
+    if (constrained) {
+      std::vector<int64_t> banks;
+      for (const Candidate& c : live) banks.push_back(met_by(c).bank());
+      std::vector<Candidate> chosen;
+      for (const size_t i : allocate(banks, static_cast<int64_t>(required(sentence).size()), beam_)) {
+        chosen.push_back(live[i]);
+        met.push_back(met_by(live[i]));
+      }
+      live = std::move(chosen);
+    }
+    const auto& kept = sentence.finished;
+    bool over = live.empty() || last;
+    if (!over && kept.size() == beam_) over = kept.back().score >= scored(live.front().sum, step + 1);
+    if (over) {
+      if (last) {
+        // Of a constrained sentence's unfinished hypotheses those that have met most, and only if none has finished.
+        int64_t most = 0;
+        for (const Met& m : met) most = std::max(most, m.count);
+        const bool wanted = !constrained || kept.empty();
+        for (size_t i = 0; wanted && i < live.size(); ++i) {
+          if (!constrained || met[i].count == most) finish(live[i]);
+        }
+      }
+      if (kept.empty())
+        throw Error("the model's outputs are not numbers; its weights are damaged, train or copy it again");
+      return false;
+    }
+    sentence.sums.assign(beam_, kNever);
+    if (constrained) met.resize(beam_, Met());
+    for (size_t i = 0; i < beam_; ++i) {
+      if (i < live.size()) sentence.sums[i] = live[i].sum;
+      next.parent.push_back(i < live.size() ? live[i].parent : first_row);
+      next.token.push_back(i < live.size() ? live[i].token : static_cast<int>(tokens_.eos));
+    }
+    sentence.met = std::move(met);
+    return true;
+  }
+
+ private:
+  double scored(double sum, size_t length) const {
+    return sum / std::pow(static_cast<double>(length), options_.length_penalty);
+  }
+
+  double coverage(const Tensor& covered, int64_t place, size_t index) const {
+    if (!covered.defined()) return 0;
+    const Tensor row = covered[place].narrow(0, 0, lengths_[index]).clamp(1e-6, 1);
+    return options_.coverage_penalty * row.log().sum().item<double>();
+  }
+
+  const BeamOptions& options_;
+  const TokenIds& tokens_;
+  const std::vector<int64_t>& lengths_;
+  size_t beam_;
+};
 
 }  // namespace
 
-std::vector<Hypothesis> beam_search(Model& model, const Tensor& source, const std::vector<int64_t>& lengths,
-                                    const BeamOptions& options) {
+std::vector<std::vector<Hypothesis>> beam_search(Model& model, const Tensor& source,
+                                                 const std::vector<int64_t>& lengths, const BeamOptions& options) {
   torch::NoGradGuard no_grad;
+  const TokenIds& ids = model.config().tokens;
+  const Search search(options, ids, lengths);
   const size_t batch = lengths.size();
-  std::vector<Hypothesis> results(batch);
+  std::vector<std::vector<Hypothesis>> results(batch);
   std::vector<Sentence> live(batch);
-  for (size_t i = 0; i < batch; ++i) live[i] = {i, {0.0}, {}};
+  for (size_t i = 0; i < batch; ++i) {
+    live[i] = {i, {0.0}, {}, {}};
+    if (const size_t n = search.required(live[i]).size(); n > 0) live[i].met = {Met{std::vector<bool>(n)}};
+  }
   std::vector<Step> steps;
-  std::vector<int> tokens(batch, static_cast<int>(kBos));
+  std::vector<int> tokens(batch, static_cast<int>(ids.start));
   if (batch == 0) return results;
   const auto state = model.start(source, lengths);
+  const bool covering = options.coverage_penalty != 0;
+  Tensor covered;  // [rows, S]: the attention each position has received
 
   for (size_t t = 0; !live.empty(); ++t) {
     const Tensor fed = torch::tensor(tokens, torch::kInt64);
     Tensor log_probs = model.step(*state, fed);
-    log_probs.select(1, kPad).fill_(kNever);
-    log_probs.select(1, kBos).fill_(kNever);
+    for (const int64_t banned : ids.banned) log_probs.select(1, banned).fill_(kNever);
     log_probs = torch::log_softmax(log_probs.to(torch::kFloat32), 1).contiguous();
     Step step;
-    if (options.attention) step.attention = model.alignment(*state).to(torch::kFloat32);
+    if (options.attention || covering) step.attention = model.alignment(*state).to(torch::kFloat32);
+    if (covering) covered = covered.defined() ? covered + step.attention : step.attention;
 
     const int64_t rows = log_probs.size(0), vocab = log_probs.size(1);
     const int64_t width = rows / static_cast<int64_t>(live.size());
     std::vector<std::vector<Candidate>> best(static_cast<size_t>(rows));
     at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / vocab), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        const double sum = live[static_cast<size_t>(row / width)].sums[static_cast<size_t>(row % width)];
-        if (sum == kNever) continue;
-        best_tokens(log_probs.data_ptr<float>() + row * vocab, vocab, static_cast<size_t>(2 * options.beam), sum, row,
-                    best[static_cast<size_t>(row)]);
+        const Sentence& sentence = live[static_cast<size_t>(row / width)];
+        const auto place = static_cast<size_t>(row % width);
+        if (sentence.sums[place] == kNever) continue;
+        search.propose(sentence, place, log_probs.data_ptr<float>() + row * vocab, vocab, row,
+                       best[static_cast<size_t>(row)]);
       }
     });
 
@@ -183,16 +329,24 @@ std::vector<Hypothesis> beam_search(Model& model, const Tensor& source, const st
         const auto& of_row = best[static_cast<size_t>(row)];
         candidates.insert(candidates.end(), of_row.begin(), of_row.end());
       }
-      const bool goes_on = advance(live[s], first, std::move(candidates), t, options, step);
+      const Tensor of_sentence = covering ? covered.narrow(0, first, width) : Tensor();
+      const bool goes_on = search.advance(live[s], first, std::move(candidates), t, of_sentence, step);
       (goes_on ? going_on : over).push_back(std::move(live[s]));
     }
     steps.push_back(std::move(step));
     for (const Sentence& sentence : over) {
-      results[sentence.index] = unwound(steps, sentence.finished.front(), lengths[sentence.index]);
+      const auto wanted = std::min(sentence.finished.size(), static_cast<size_t>(options.nbest));
+      for (size_t i = 0; i < wanted; ++i) {
+        results[sentence.index].push_back(
+            unwound(steps, sentence.finished[i], lengths[sentence.index], options.attention));
+      }
     }
     live = std::move(going_on);
     tokens = steps.back().token;
-    if (!live.empty()) model.select(*state, torch::tensor(steps.back().parent, torch::kInt64));
+    if (live.empty()) break;
+    const Tensor parents = torch::tensor(steps.back().parent, torch::kInt64);
+    model.select(*state, parents);
+    if (covering) covered = covered.index_select(0, parents);
   }
   return results;
 }

@@ -8,27 +8,42 @@
 
 namespace heed::translate {
 
+// Tokens that a translation must contain one after another, in one of several spellings.
+using Constraint = std::vector<std::vector<int>>;
+
 struct BeamOptions {
   int64_t beam = 4;
-  double length_penalty = 1.0;     // a hypothesis scores sum of log-probabilities / length^length_penalty
-  std::vector<int64_t> max_steps;  // per sentence, at least 1: tokens at most, with kEos
-  bool attention = false;          // also Hypothesis::attention
+  int64_t nbest = 1;                    // hypotheses returned for each sentence, if so many were finished; at most beam
+  double length_penalty = 1.0;          // a hypothesis scores sum of log-probabilities / length^length_penalty
+  double coverage_penalty = 0;          // times the sum over the source of log(min(1, attention it received)); 0: off
+  std::vector<int64_t> max_steps = {};  // per sentence, at least 1: tokens at most, with the end
+  std::vector<std::vector<Constraint>> required = {};  // per sentence; empty: none has any
+  bool attention = false;                              // also Hypothesis::attention
 };
 
 struct Hypothesis {
-  std::vector<int> tokens;  // ends with kEos, unless max_steps came first
-  double score = 0;
-  torch::Tensor attention;  // [tokens, source length] float32, if asked for: where the model looked for each token
+  std::vector<int> tokens;     // ends with </s>, unless max_steps came first
+  double score = 0;            // what they are ranked by
+  double log_probability = 0;  // sum over the tokens
+  torch::Tensor attention;     // [tokens, source length] float32, if asked for: where the model looked for each token
 };
 
-// The best hypothesis of each sentence: source [B, S] int64, padded behind lengths. As in Hugging Face's beam search
-// with early_stopping=false: each step ranks the 2 * beam best continuations of a sentence;
-// a finished one counts if it is among the first `beam`; the `beam` best finished are kept; a sentence is over when
-// they are that many and the best unfinished one, scored at its present length, is not better than the worst of them.
-// What is unfinished at max_steps competes too. kPad and kBos are never produced. beam 1 is greedy search.
-// Ties go to the hypothesis that was ahead, then to the smaller token id. Throws heed::Error if the model's outputs are
-// not numbers.
-std::vector<Hypothesis> beam_search(Model& model, const torch::Tensor& source, const std::vector<int64_t>& lengths,
-                                    const BeamOptions& options);
+// The best hypotheses of each sentence, best first: source [B, S] int64, padded behind lengths. As in Hugging Face's
+// beam search with early_stopping=false: each step ranks the 2 * beam best continuations of a sentence; a finished one
+// counts if it is among the first `beam`; the `beam` best finished are kept; a sentence is over when they are that many
+// and the best unfinished one, scored at its present length, is not better than the worst of them. What is unfinished
+// at max_steps competes too. The model's banned tokens are never produced. beam 1 is greedy search. Ties go to the
+// hypothesis that was ahead, then to the smaller token id.
+//
+// The coverage penalty is that of Wu et al. 2016 (eq. 14), over the attention of the model's alignment().
+//
+// A sentence with required tokens is searched by dynamic beam allocation (Post & Vilar 2018): the next token of what is
+// missing is always among the continuations, the beam is shared evenly by how many constraints a hypothesis has met,
+// and none may end before it has met all. A beam of at least the constraints and one is what it takes; callers see to
+// that. Whoever reaches max_steps before is returned as it is.
+//
+// Throws heed::Error if the model's outputs are not numbers.
+std::vector<std::vector<Hypothesis>> beam_search(Model& model, const torch::Tensor& source,
+                                                 const std::vector<int64_t>& lengths, const BeamOptions& options);
 
 }  // namespace heed::translate
