@@ -15,6 +15,7 @@
 #include "apps/program.h"
 #include "apps/terminal.h"
 #include "apps/translate/commands.h"
+#include "apps/translate/data_commands.h"
 #include "libtorch/runtime.h"
 
 namespace heed::app {
@@ -22,6 +23,7 @@ namespace {
 
 // A task adds its commands to the program with one line here.
 constexpr void (*kTasks[])(Program&) = {
+    translate::add_data_commands,
     translate::add_commands,
 };
 
@@ -125,9 +127,11 @@ int run(int argc, char** argv) {
   // Help lists the commands in the order in which they are added: look, train, use, measure.
   const auto train = std::make_shared<CLI::App>("Train a model on your data", "train");
   const auto eval = std::make_shared<CLI::App>("Measure a trained model on your data", "eval");
-  Program program{heed, *train, *eval};
+  const auto data = std::make_shared<CLI::App>("Collect and divide data", "data");
+  Program program{heed, *train, *eval, *data};
   add_explain(program);
   add_demo(program);
+  heed.add_subcommand(data);
   heed.add_subcommand(train);
   for (const auto add : kTasks) add(program);
   heed.add_subcommand(eval);
@@ -139,7 +143,7 @@ int run(int argc, char** argv) {
       "  heed translate model < english.txt > german.txt\n"
       "  heed eval translate model --pairs test.tsv\n\n"
       "Each command has a --help of its own. Exit codes: 0 fine, 1 failed, 2 wrong arguments, 130 stopped by Ctrl-C.");
-  for (CLI::App* app : {&heed, train.get(), eval.get()}) app->require_subcommand(0, 1);
+  for (CLI::App* app : {&heed, train.get(), eval.get(), data.get()}) app->require_subcommand(0, 1);
   heed.get_formatter()->column_width(30);
   try {
     heed.parse(argc, argv);
@@ -154,8 +158,9 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return fail(usage_message(heed, error), kUsage);
   }
-  // The two commands that do without LibTorch need not start twice.
-  if (!heed.got_subcommand("info") && !heed.got_subcommand("explain")) nn::wait_passively(argv);
+  // The commands that do without LibTorch need not start twice.
+  if (!heed.got_subcommand("info") && !heed.got_subcommand("explain") && !heed.got_subcommand("data"))
+    nn::wait_passively(argv);
   nn::use_threads();  // Debian's LibTorch starts with one
   return program.chosen();
 }

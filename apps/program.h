@@ -23,11 +23,12 @@ struct UsageError : public Error {
 
 // The program under construction. A command adds itself with add_subcommand and, from its callback, sets `chosen`:
 // what to do once all arguments are known to be good. A task (translate, classify, segment) adds one command to each of
-// `heed` (use the model), `train` and `eval`.
+// `heed` (use the model), `train` and `eval`, and what prepares its data to `data`.
 struct Program {
   CLI::App& heed;
   CLI::App& train;
   CLI::App& eval;
+  CLI::App& data;
   std::function<int()> chosen = {};  // returns the exit code
 };
 
