@@ -1,8 +1,17 @@
 // Projected keys and values between the steps of decoding: growing, reordering.
+#include <ATen/Parallel.h>
+
 #include <algorithm>
+#include <cstring>
 #include <string>
+#include <utility>
 
 #include "libtorch/layers.h"
+
+// at::parallel_for is a template: without OpenMP switched on in this file it would run everything on one thread.
+#if AT_PARALLEL_OPENMP && !defined(_OPENMP)
+#error "compile libtorch/cache.cc with -fopenmp: this LibTorch runs its threads through OpenMP"
+#endif
 
 namespace heed::nn {
 namespace {
@@ -31,6 +40,33 @@ bool keeps_all(const Tensor& rows, int64_t batch) {
     if (at[i] != i) return false;
   }
   return true;
+}
+
+// Rows `order` of the first `length` positions of storage [B, capacity, width], with room for another: in `spare`, if
+// it has the shape and nobody else looks at it, or in a new tensor.
+Tensor gathered(const Tensor& storage, int64_t length, const Tensor& order, const Tensor& spare) {
+  const int64_t batch = order.size(0), width = storage.size(2);
+  const int64_t capacity = storage.size(1) > length ? storage.size(1) : length + std::max<int64_t>(16, length / 2);
+  const bool fits = spare.defined() && spare.scalar_type() == storage.scalar_type() &&
+                    spare.sizes() == at::IntArrayRef({batch, capacity, width}) && spare.storage().use_count() == 1;
+  Tensor next = fits ? spare : torch::empty({batch, capacity, width}, storage.options());
+  const int64_t* row = order.data_ptr<int64_t>();
+  for (int64_t i = 0; i < batch; ++i) {
+    if (row[i] < 0 || row[i] >= storage.size(0)) {
+      throw Error("select got row " + std::to_string(row[i]) + " of a cache of " + std::to_string(storage.size(0)));
+    }
+  }
+  const auto bytes = static_cast<int64_t>(storage.element_size()) * width;
+  const char* from = static_cast<const char*>(storage.data_ptr());
+  char* to = static_cast<char*>(next.data_ptr());
+  at::parallel_for(0, batch, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, bytes * length)),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t i = begin; i < end; ++i) {
+                       std::memcpy(to + i * capacity * bytes, from + row[i] * storage.size(1) * bytes,
+                                   static_cast<size_t>(length * bytes));
+                     }
+                   });
+  return next;
 }
 
 }  // namespace
@@ -74,10 +110,24 @@ KeyValue KeyValueCache::all() const {
   return {storage_.k.narrow(1, 0, length_), storage_.v.narrow(1, 0, length_)};
 }
 
-void KeyValueCache::select(const Tensor& rows) { storage_ = storage_.select(rows); }
+void KeyValueCache::select(const Tensor& rows) {
+  const bool plain = storage_.k.defined() && storage_.v.defined() && rows.dim() == 1 &&
+                     rows.scalar_type() == torch::kInt64 && storage_.k.is_contiguous() && storage_.v.is_contiguous() &&
+                     !(torch::GradMode::is_enabled() && (storage_.k.requires_grad() || storage_.v.requires_grad()));
+  if (!plain) {
+    storage_ = storage_.select(rows);
+    return;
+  }
+  if (keeps_all(rows, storage_.k.size(0))) return;
+  torch::NoGradGuard no_grad;
+  const Tensor order = rows.contiguous();
+  KeyValue next = {gathered(storage_.k, length_, order, spare_.k), gathered(storage_.v, length_, order, spare_.v)};
+  spare_ = std::exchange(storage_, std::move(next));
+}
 
 void KeyValueCache::clear() {
   storage_ = {};
+  spare_ = {};
   length_ = 0;
 }
 

@@ -113,8 +113,9 @@ struct KeyValue {
   KeyValue select(const torch::Tensor& rows) const;
 };
 
-// Keys and values that grow while decoding. Without gradients the storage doubles when full, so that n steps copy O(n)
-// rows; with gradients every append concatenates. Copies share storage: append to one of them only.
+// Keys and values that grow while decoding. Without gradients the storage grows by half when full, so that n steps copy
+// O(n) rows, and select copies what is filled from one storage to another, in turns; with gradients every append
+// concatenates. Copies share storage: append to one of them only.
 class KeyValueCache {
  public:
   void append(const KeyValue& next);          // [B, L, ...] after what is there
@@ -125,6 +126,7 @@ class KeyValueCache {
 
  private:
   KeyValue storage_;
+  KeyValue spare_;  // the storage before the last select, to be used again
   int64_t length_ = 0;
 };
 

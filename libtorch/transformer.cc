@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "libtorch/beams.h"
 #include "libtorch/dropout.h"
 
 namespace heed::nn {
@@ -109,26 +110,29 @@ Attended TransformerEncoderLayerImpl::forward(const Tensor& x, const AttendOptio
 
 // ---- Decoder ----
 
-void LayerCache::select(const Tensor& rows) {
-  if (rows.dim() != 1 || rows.scalar_type() != torch::kInt64) {
-    throw Error("LayerCache::select got rows with " + std::to_string(rows.dim()) +
+void LayerCache::select(const Tensor& kept) {
+  if (kept.dim() != 1 || kept.scalar_type() != torch::kInt64) {
+    throw Error("LayerCache::select got rows with " + std::to_string(kept.dim()) +
                 " dimensions; it needs one dimension of int64");
   }
-  const auto at = rows.accessor<int64_t, 1>();
-  std::vector<int64_t> next(static_cast<size_t>(rows.size(0)));
-  for (size_t i = 0; i < next.size(); ++i) {
+  const auto at = kept.accessor<int64_t, 1>();
+  const int64_t hypotheses = static_cast<int64_t>(rows.size()) * group;
+  std::vector<int64_t> places(static_cast<size_t>(kept.size(0)));  // in `rows`
+  for (size_t i = 0; i < places.size(); ++i) {
     const int64_t row = at[static_cast<int64_t>(i)];
-    if (row < 0 || row >= static_cast<int64_t>(source.size())) {
-      throw Error("LayerCache::select got row " + std::to_string(row) + " of " + std::to_string(source.size()) +
+    if (row < 0 || row >= hypotheses) {
+      throw Error("LayerCache::select got row " + std::to_string(row) + " of " + std::to_string(hypotheses) +
                   " hypotheses");
     }
-    next[i] = source[static_cast<size_t>(row)];
+    places[i] = row / group;
   }
-  if (next != source) {
-    cross = cross.select(rows);
-    source = std::move(next);
-  }
-  self.select(rows);
+  const Layout layout = layout_of(places);
+  cross = cross.select(torch::tensor(layout.sources, torch::kInt64));  // does nothing for 0, 1, 2, ...
+  std::vector<int64_t> next;
+  for (const int64_t place : layout.sources) next.push_back(rows[static_cast<size_t>(place)]);
+  rows = std::move(next);
+  group = layout.group;
+  self.select(kept);
 }
 
 TransformerDecoderLayerImpl::TransformerDecoderLayerImpl(TransformerLayerOptions given) : options(completed(given)) {
@@ -146,34 +150,48 @@ void TransformerDecoderLayerImpl::reset() {
 }
 
 DecoderOutput TransformerDecoderLayerImpl::forward(const Tensor& x, const Tensor& memory,
-                                                   const AttendOptions& memory_options) {
-  return run(x, nullptr, encoder_attn->project_kv(memory), memory_options);
+                                                   const AttendOptions& memory_options, const Mask& self_mask) {
+  return run(x, nullptr, encoder_attn->project_kv(memory), memory_options, self_mask);
 }
 
 LayerCache TransformerDecoderLayerImpl::start(const Tensor& memory) {
   LayerCache cache;
   cache.cross = encoder_attn->project_kv(memory);
-  cache.source.resize(static_cast<size_t>(memory.size(0)));
-  std::iota(cache.source.begin(), cache.source.end(), int64_t{0});
+  cache.rows.resize(static_cast<size_t>(memory.size(0)));
+  std::iota(cache.rows.begin(), cache.rows.end(), int64_t{0});
   return cache;
 }
 
 DecoderOutput TransformerDecoderLayerImpl::step(const Tensor& x, LayerCache& cache,
                                                 const AttendOptions& memory_options) {
-  return run(x, &cache.self, cache.cross, memory_options);
+  return run(x, &cache, cache.cross, memory_options, causal());
 }
 
-DecoderOutput TransformerDecoderLayerImpl::run(const Tensor& x, KeyValueCache* cache, const KeyValue& cross,
-                                               const AttendOptions& memory_options) {
+DecoderOutput TransformerDecoderLayerImpl::run(const Tensor& x, LayerCache* cache, const KeyValue& cross,
+                                               const AttendOptions& memory_options, const Mask& self_mask) {
   const bool training = is_training();
-  const AttendOptions before{.mask = causal(), .want_weights = memory_options.want_weights};
+  const AttendOptions before{.mask = self_mask, .want_weights = memory_options.want_weights};
 
   Tensor in = into(x, self_attn_layer_norm, options);
-  Attended self = cache != nullptr ? self_attn->extend(in, *cache, before) : self_attn->forward(in, in, before);
+  Attended self = cache != nullptr ? self_attn->extend(in, cache->self, before) : self_attn->forward(in, in, before);
   const Tensor second = joined(x, self.out, self_attn_layer_norm, options, training);
 
   in = into(second, encoder_attn_layer_norm, options);
-  Attended attended = encoder_attn->attend(in, cross, memory_options);
+  Attended attended;
+  if (cache != nullptr && cache->group > 1) {
+    // The hypotheses of a sentence are queries to the same keys, which are then read once for all of them.
+    const int64_t sentences = in.size(0) / cache->group, queries = cache->group * in.size(1);
+    attended = encoder_attn->attend(in.reshape({sentences, queries, in.size(2)}), cross, memory_options);
+    attended.out = attended.out.view(in.sizes());
+    if (attended.weights.defined()) {  // [sentences, H, group * L, S] -> [hypotheses, H, L, S]
+      const Tensor& w = attended.weights;
+      attended.weights = w.view({sentences, w.size(1), cache->group, in.size(1), w.size(3)})
+                             .transpose(1, 2)
+                             .reshape({in.size(0), w.size(1), in.size(1), w.size(3)});
+    }
+  } else {
+    attended = encoder_attn->attend(in, cross, memory_options);
+  }
   const Tensor third = joined(second, attended.out, encoder_attn_layer_norm, options, training);
 
   const Tensor fed = feed_forward(into(third, final_layer_norm, options), fc1, fc2, options, training);

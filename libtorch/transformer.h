@@ -56,17 +56,18 @@ class TransformerEncoderLayerImpl : public torch::nn::Cloneable<TransformerEncod
 };
 TORCH_MODULE(TransformerEncoderLayer);
 
-// What one decoder layer remembers between steps: its own keys and values, and the memory's, projected once.
+// What one decoder layer remembers between steps: its own keys and values by hypothesis, and the memory's, projected
+// once, by sentence: hypotheses that read the same row of the memory and lie side by side share its keys and values.
 struct LayerCache {
   KeyValueCache self;
-  KeyValue cross;
+  KeyValue cross;             // of the rows `rows` of the memory, in this order
+  std::vector<int64_t> rows;  // hypothesis i reads rows[i / group]
+  int64_t group = 1;
 
-  // Keeps hypotheses rows[0], rows[1], ... in that order; rows [M] int64 may repeat or drop some. The memory's keys and
-  // values are copied only when a hypothesis changes to another source sentence, not when beams of one are reordered;
-  // LayerCache tells sentences apart by the batch row they had in start().
-  void select(const torch::Tensor& rows);
-
-  std::vector<int64_t> source;  // the row of the memory given to start() that each hypothesis reads
+  // Keeps hypotheses number kept[0], kept[1], ... in that order; kept [M] int64 may repeat or drop some. The memory's
+  // keys and values are copied only when there are other sentences than before, not when beams grow or are reordered.
+  // If the hypotheses of the sentences are not equally many and side by side, each gets a copy.
+  void select(const torch::Tensor& kept);
 };
 
 struct DecoderOutput {
@@ -83,14 +84,16 @@ class TransformerDecoderLayerImpl : public torch::nn::Cloneable<TransformerDecod
 
   // Training: all positions at once, each seeing itself and those before it. x [B, L, dim], memory [B, S, dim];
   // memory_options.mask (heed::lengths of the source) and .want_weights are for the attention to the memory, and
-  // want_weights also for the self attention. Padding behind a target needs no mask: nothing before it sees it.
-  DecoderOutput forward(const torch::Tensor& x, const torch::Tensor& memory, const AttendOptions& memory_options = {});
+  // want_weights also for the self attention. Padding behind a target needs no mask: nothing before it sees it. Without
+  // padding, all sequences one after another in a batch of 1, both masks are heed::ragged.
+  DecoderOutput forward(const torch::Tensor& x, const torch::Tensor& memory, const AttendOptions& memory_options = {},
+                        const Mask& self_mask = causal());
 
   // A cache for this memory [B, S, dim], with nothing decoded yet.
   LayerCache start(const torch::Tensor& memory);
 
   // Decoding: the next position or positions x [B, L, dim] after what the cache holds. Appends to the cache.
-  // Equals the rows of the full forward. memory_options.mask goes by hypothesis, as x does.
+  // Equals the rows of the full forward. memory_options.mask goes by cache.rows; its weights by hypothesis, as x does.
   DecoderOutput step(const torch::Tensor& x, LayerCache& cache, const AttendOptions& memory_options = {});
 
   TransformerLayerOptions options;
@@ -103,8 +106,8 @@ class TransformerDecoderLayerImpl : public torch::nn::Cloneable<TransformerDecod
   torch::nn::LayerNorm final_layer_norm = nullptr;
 
  private:
-  DecoderOutput run(const torch::Tensor& x, KeyValueCache* cache, const KeyValue& cross,
-                    const AttendOptions& memory_options);
+  DecoderOutput run(const torch::Tensor& x, LayerCache* cache, const KeyValue& cross,
+                    const AttendOptions& memory_options, const Mask& self_mask);
 };
 TORCH_MODULE(TransformerDecoderLayer);
 

@@ -195,6 +195,25 @@ TEST(TransformerDecoderLayer, StepsEqualTheWhole) {
   }
 }
 
+// Without padding: the sequences one after another give what they give in a padded batch.
+TEST(TransformerDecoderLayer, RaggedEqualsPadded) {
+  torch::manual_seed(14);
+  torch::NoGradGuard no_grad;
+  TransformerDecoderLayer layer(TransformerLayerOptions{.dim = 12, .heads = 3});
+  const std::vector<int64_t> target{4, 1, 6}, source{7, 3, 5};
+  const Tensor x = torch::randn({3, 6, 12}), memory = torch::randn({3, 7, 12});
+  const Tensor padded = layer->forward(x, memory, {.mask = lengths(source)}).out;
+  const auto packed = [](const Tensor& t, const std::vector<int64_t>& n) {
+    std::vector<Tensor> parts;
+    for (int64_t b = 0; b < 3; ++b) parts.push_back(t[b].narrow(0, 0, n[static_cast<size_t>(b)]));
+    return torch::cat(parts).unsqueeze(0);
+  };
+  const std::vector<int64_t> q{0, 4, 5, 11}, k{0, 7, 10, 15};
+  const Tensor out =
+      layer->forward(packed(x, target), packed(memory, source), {.mask = ragged(q, k)}, ragged(q, q, -1, 0)).out;
+  expect_near(out, packed(padded, target), tolerance(torch::kFloat32), "out");
+}
+
 TEST(LayerCache, SelectFollowsTheHypotheses) {
   torch::manual_seed(5);
   torch::NoGradGuard no_grad;
@@ -205,33 +224,44 @@ TEST(LayerCache, SelectFollowsTheHypotheses) {
   Tensor prefix = torch::randn({3, 1, 12});  // what each hypothesis has read so far
   std::vector<int64_t> source{0, 1, 2};
   const auto step = [&](const Tensor& x) {
-    std::vector<int64_t> mask;
+    std::vector<int64_t> mask, by_row;
     for (const int64_t s : source) mask.push_back(keys[s]);
-    const Tensor stepped = layer->step(x, cache, {.mask = lengths(mask)}).out;
-    const Tensor whole =
-        layer->forward(prefix, memory.index_select(0, torch::tensor(source, torch::kInt64)), {.mask = lengths(mask)})
-            .out;
-    expect_near(stepped.squeeze(1), whole.select(1, prefix.size(1) - 1), tolerance(torch::kFloat32), "step");
+    for (const int64_t row : cache.rows) by_row.push_back(keys[row]);
+    const DecoderOutput stepped = layer->step(x, cache, {.mask = lengths(by_row), .want_weights = true});
+    const DecoderOutput whole = layer->forward(prefix, memory.index_select(0, torch::tensor(source, torch::kInt64)),
+                                               {.mask = lengths(mask), .want_weights = true});
+    const int64_t last = prefix.size(1) - 1;
+    expect_near(stepped.out.squeeze(1), whole.out.select(1, last), tolerance(torch::kFloat32), "step");
+    expect_near(stepped.cross_weights, whole.cross_weights.narrow(2, last, 1), tolerance(torch::kFloat32), "weights");
   };
   step(prefix);
-  // Duplicated, reordered within a sentence, one sentence finished, all of one sentence.
-  for (const std::vector<int64_t>& rows : std::vector<std::vector<int64_t>>{
-           {0, 0, 1, 1, 2, 2}, {1, 0, 3, 3, 4, 4}, {0, 1, 2, 3, 4, 5}, {4, 5, 0, 1}, {3, 3}}) {
+  // Duplicated, reordered within a sentence, one sentence finished, unequal beams, all of one sentence.
+  for (const std::vector<int64_t>& rows : std::vector<std::vector<int64_t>>{{0, 0, 1, 1, 2, 2},
+                                                                            {1, 0, 3, 3, 4, 4},
+                                                                            {0, 1, 2, 3, 4, 5},
+                                                                            {4, 5, 0, 1},
+                                                                            {0, 1, 2},
+                                                                            {1, 2, 2},
+                                                                            {0, 1, 2},
+                                                                            {2, 2}}) {
     const Tensor index = torch::tensor(rows, torch::kInt64);
     const void* cross = cache.cross.k.data_ptr();
-    const std::vector<int64_t> before = source;
+    const std::vector<int64_t> before = source, sentences = cache.rows;
     source.clear();
     for (const int64_t row : rows) source.push_back(before[row]);
     cache.select(index);
-    EXPECT_EQ(cache.source, source);
-    EXPECT_EQ(cache.cross.k.data_ptr() == cross, source == before) << "copied if and only if a sentence moved";
+    for (size_t i = 0; i < source.size(); ++i) {
+      EXPECT_EQ(cache.rows[i / static_cast<size_t>(cache.group)], source[i]);
+    }
+    EXPECT_EQ(cache.cross.k.data_ptr() == cross, cache.rows == sentences) << "copied if and only if a sentence moved";
     const Tensor next = torch::randn({index.size(0), 1, 12});
     prefix = torch::cat({prefix.index_select(0, index), next}, 1);
     step(next);
   }
   EXPECT_THROW(cache.select(torch::tensor({5}, torch::kInt64)), Error);
   EXPECT_THROW(cache.select(torch::tensor({0.5})), Error);
-  EXPECT_EQ(cache.source.size(), 2u);
+  EXPECT_EQ(cache.rows.size(), 1u);
+  EXPECT_EQ(cache.group, 2);
 }
 
 TEST(Transformer, DropsOutOnlyWhileTraining) {

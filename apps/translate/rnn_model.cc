@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "apps/translate/padding.h"
+#include "libtorch/beams.h"
 #include "libtorch/dropout.h"
 
 namespace heed::translate {
@@ -139,7 +140,7 @@ void RnnModel::select(State& given, const Tensor& rows) {
   const int64_t count = rows.size(0);
   std::vector<int64_t> sources(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) sources[static_cast<size_t>(i)] = at[i] / state.group;
-  const Layout layout = layout_of(sources);
+  const nn::Layout layout = nn::layout_of(sources);
   std::vector<int64_t> same(state.lengths.size());
   std::iota(same.begin(), same.end(), int64_t{0});
   if (layout.sources != same) {

@@ -55,38 +55,71 @@ double TransformerModel::parameters_of(const ModelConfig& config) {
   return v * d + v + n * (3 * attention + 2 * feed_forward);
 }
 
-Tensor TransformerModel::embed(const Tensor& ids, int64_t position) {
-  const int64_t end = position + ids.size(1);
+Tensor TransformerModel::embed(const Tensor& ids, const Tensor& positions) {
+  const Tensor e = torch::embedding(shared_, ids, kPad) * std::sqrt(static_cast<double>(config_.dim));
+  return nn::dropout(e + positions, config_.dropout, is_training());
+}
+
+Tensor TransformerModel::positions(int64_t begin, int64_t length) const {
+  const int64_t end = begin + length;
   if (end > config_.max_positions) {
     throw Error("a sentence of " + std::to_string(end) + " pieces does not fit a model of " +
                 std::to_string(config_.max_positions) + " positions; split it into shorter ones");
   }
-  const Tensor e = torch::embedding(shared_, ids, kPad) * std::sqrt(static_cast<double>(config_.dim));
-  return nn::dropout(e + positions_.narrow(0, position, ids.size(1)), config_.dropout, is_training());
+  return positions_.narrow(0, begin, length);
 }
 
 Tensor TransformerModel::encode(const Tensor& source, const Mask& mask) {
-  Tensor x = embed(source, 0);
+  Tensor x = embed(source, positions(0, source.size(1)));
   for (auto& layer : encoder_) x = layer->forward(x, {.mask = mask}).out;
   return x;
 }
 
 Tensor TransformerModel::output(const Tensor& x) { return torch::addmm(final_logits_bias_, x, shared_.t()); }
 
+// Everything runs on the real tokens, one sequence after another in a batch of one: padding is neither computed nor
+// masked.
 Tensor TransformerModel::logits(const Batch& batch) {
-  const nn::AttendOptions attend{.mask = lengths(batch.source_lengths)};
-  const Tensor memory = encode(batch.source, attend.mask);
-  Tensor x = embed(batch.target_in, 0);
-  for (auto& layer : decoder_) x = layer->forward(x, memory, attend).out;
-  const Tensor real = real_positions(batch.target_lengths, /*stride_row=*/x.size(1), /*stride_step=*/1);
-  return output(x.flatten(0, 1).index_select(0, real));
+  struct Packed {
+    Tensor embedded;               // [1, tokens, dim]
+    std::vector<int64_t> offsets;  // where sequences begin, and the end of the last
+  };
+  const auto pack = [this](const Tensor& ids, const std::vector<int64_t>& lengths) {
+    Packed packed{{}, {0}};
+    std::vector<int64_t> places;
+    for (const int64_t length : lengths) {
+      for (int64_t i = 0; i < length; ++i) places.push_back(i);
+      packed.offsets.push_back(packed.offsets.back() + length);
+    }
+    const Tensor real = real_positions(lengths, /*stride_row=*/ids.size(1), /*stride_step=*/1);
+    packed.embedded = embed(ids.flatten().index_select(0, real).unsqueeze(0),
+                            positions(0, ids.size(1)).index_select(0, torch::tensor(places, torch::kInt64)));
+    return packed;
+  };
+  const Packed source = pack(batch.source, batch.source_lengths);
+  const Mask within_source = ragged(source.offsets, source.offsets);
+  Tensor memory = source.embedded;
+  for (auto& layer : encoder_) memory = layer->forward(memory, {.mask = within_source}).out;
+  const Packed target = pack(batch.target_in, batch.target_lengths);
+  const nn::AttendOptions across{.mask = ragged(target.offsets, source.offsets)};
+  const Mask before = ragged(target.offsets, target.offsets, /*left=*/-1, /*right=*/0);
+  Tensor x = target.embedded;
+  for (auto& layer : decoder_) x = layer->forward(x, memory, across, before).out;
+  return output(x.squeeze(0));
 }
 
 struct TransformerModel::Beams : Model::State {
   std::vector<nn::LayerCache> layers;
-  std::vector<int64_t> lengths;  // [N], of the source each hypothesis reads
+  std::vector<int64_t> lengths;  // of the sentences, as they came
   int64_t position = 0;          // tokens fed so far
-  Tensor last_input;             // [N, 1, dim]: the last layer's input in the last step, for alignment
+
+  // What the decoder may see of the memory's rows its layers hold.
+  Mask mask() const {
+    std::vector<int64_t> of_rows;
+    for (const int64_t row : layers.front().rows) of_rows.push_back(lengths[static_cast<size_t>(row)]);
+    return heed::lengths(of_rows);
+  }
+  Tensor last_input;  // [N, 1, dim]: the last layer's input in the last step, for alignment
 };
 
 std::unique_ptr<Model::State> TransformerModel::start(const Tensor& source, const std::vector<int64_t>& lengths) {
@@ -99,8 +132,8 @@ std::unique_ptr<Model::State> TransformerModel::start(const Tensor& source, cons
 
 Tensor TransformerModel::step(State& given, const Tensor& tokens) {
   auto& state = static_cast<Beams&>(given);
-  const nn::AttendOptions attend{.mask = lengths(state.lengths)};
-  Tensor x = embed(tokens.unsqueeze(1), state.position++);
+  const nn::AttendOptions attend{.mask = state.mask()};
+  Tensor x = embed(tokens.unsqueeze(1), positions(state.position++, 1));
   for (size_t i = 0; i < decoder_.size(); ++i) {
     if (i + 1 == decoder_.size()) state.last_input = x;
     x = decoder_[i]->step(x, state.layers[i], attend).out;
@@ -111,10 +144,6 @@ Tensor TransformerModel::step(State& given, const Tensor& tokens) {
 void TransformerModel::select(State& given, const Tensor& rows) {
   auto& state = static_cast<Beams&>(given);
   for (auto& layer : state.layers) layer.select(rows);
-  const auto at = rows.accessor<int64_t, 1>();
-  std::vector<int64_t> lengths;
-  for (int64_t i = 0; i < rows.size(0); ++i) lengths.push_back(state.lengths[static_cast<size_t>(at[i])]);
-  state.lengths = std::move(lengths);
   if (state.last_input.defined()) state.last_input = state.last_input.index_select(0, rows);
 }
 
@@ -128,8 +157,11 @@ Tensor TransformerModel::alignment(State& given) {
   const Tensor& x = state.last_input;
   const Tensor self = layer->self_attn->attend(x, cache.self.all()).out;
   const Tensor query = layer->self_attn_layer_norm->forward(x + self);
-  const nn::AttendOptions attend{.mask = lengths(state.lengths), .want_weights = true};
-  return layer->encoder_attn->attend(query, cache.cross, attend).weights.mean(1).squeeze(1);
+  const nn::AttendOptions attend{.mask = state.mask(), .want_weights = true};
+  const auto sentences = static_cast<int64_t>(cache.rows.size());
+  const Tensor weights =  // [sentences, heads, hypotheses of each, S]
+      layer->encoder_attn->attend(query.view({sentences, cache.group, config_.dim}), cache.cross, attend).weights;
+  return weights.mean(1).flatten(0, 1);
 }
 
 }  // namespace heed::translate

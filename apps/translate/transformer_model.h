@@ -29,9 +29,10 @@ class TransformerModel : public Model {
  private:
   struct Beams;
 
-  torch::Tensor encode(const torch::Tensor& source, const Mask& mask);  // [B, S] -> [B, S, dim]
-  torch::Tensor embed(const torch::Tensor& ids, int64_t position);      // [B, L] -> [B, L, dim]
-  torch::Tensor output(const torch::Tensor& x);                         // [N, dim] -> [N, vocab]
+  torch::Tensor encode(const torch::Tensor& source, const Mask& mask);            // [B, S] -> [B, S, dim]
+  torch::Tensor embed(const torch::Tensor& ids, const torch::Tensor& positions);  // [B, L], [L, dim] -> [B, L, dim]
+  torch::Tensor positions(int64_t begin, int64_t length) const;  // [length, dim]; throws beyond the last
+  torch::Tensor output(const torch::Tensor& x);                  // [N, dim] -> [N, vocab]
 
   torch::Tensor shared_;     // [vocab, dim]
   torch::Tensor positions_;  // [max_positions, dim]; not a parameter and not stored
