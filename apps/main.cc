@@ -160,7 +160,7 @@ int run(int argc, char** argv) {
   }
   // The commands that do without LibTorch need not start twice.
   if (!heed.got_subcommand("info") && !heed.got_subcommand("explain") && !heed.got_subcommand("data"))
-    nn::wait_passively(argv);
+    nn::prepare_process(argv);
   nn::use_threads();  // Debian's LibTorch starts with one
   return program.chosen();
 }

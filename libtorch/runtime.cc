@@ -135,10 +135,16 @@ void use_threads(int n) {
   at::set_num_threads(n);
 }
 
-void wait_passively(char** argv) {
-  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
-  setenv("OMP_WAIT_POLICY", "passive", 1);
-  execv("/proc/self/exe", argv);  // comes back only if it fails, and then all is as it was
+void prepare_process(char** argv) {
+  bool changed = false;
+  const auto set = [&changed](const char* name, const std::string& value) {
+    if (std::getenv(name) == nullptr) changed = setenv(name, value.c_str(), 0) == 0 || changed;
+  };
+  if (std::getenv("GOMP_SPINCOUNT") == nullptr) set("OMP_WAIT_POLICY", "passive");
+  set("MIMALLOC_ALLOW_DECOMMIT", "0");
+  const auto pages = static_cast<double>(sysconf(_SC_PHYS_PAGES)), page = static_cast<double>(sysconf(_SC_PAGESIZE));
+  set("MIMALLOC_RESERVE_OS_MEMORY", std::to_string(static_cast<int64_t>(pages * page / 2 / 1024)) + "KiB");
+  if (changed) execv("/proc/self/exe", argv);  // comes back only if it fails, and then all is as it was
 }
 
 }  // namespace heed::nn

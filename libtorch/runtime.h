@@ -28,10 +28,15 @@ Runtime runtime();
 // the cores this process may use. Throws heed::Error for n < 0.
 void use_threads(int n = 0);
 
-// Starts the program again, in the same process, with OMP_WAIT_POLICY=passive, unless that variable or GOMP_SPINCOUNT
-// is set; call it once, first thing when LibTorch is going to work, with main's argv. By default libgomp's threads spin
-// while they wait, and it reads the policy only as it is loaded. On two cores of which others want a part, spinning
-// made a GRU's training several times slower. Returns if there is nothing to change or no way to.
-void wait_passively(char** argv);
+// Starts the program again, in the same process, with what libgomp and mimalloc read only as they are loaded; call it
+// once, first thing when LibTorch is going to work, with main's argv. What the environment already says stays. Returns
+// if there is nothing to change or no way to.
+// - OMP_WAIT_POLICY=passive: by default libgomp's threads spin while they wait. On two cores of which others want a
+//   part, spinning made a GRU's training several times slower.
+// - MIMALLOC_ALLOW_DECOMMIT=0 and MIMALLOC_RESERVE_OS_MEMORY, half of the machine's memory: mimalloc 2.0 returns
+// tensors
+//   of 16 MB and more to the system at once, and a training step takes them anew, zeroed page by page: 40,000 faults
+//   and a seventh of its time. Reserved memory is address space; it takes room when it is written to.
+void prepare_process(char** argv);
 
 }  // namespace heed::nn
