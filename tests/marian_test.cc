@@ -57,6 +57,10 @@ std::string complaint(const std::function<void()>& act) {
 }
 #define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
+std::pair<std::shared_ptr<const Vocab>, std::shared_ptr<const Vocab>> vocabs_of(const std::string& dir) {
+  return load_vocabs(dir, load_model(dir)->config());
+}
+
 // One sentence or several, padded behind their ends.
 struct Sources {
   Tensor ids;
@@ -141,7 +145,7 @@ TEST_P(Marian, SurvivesSaving) {
 TEST(MarianFolder, TextGoesInAndComesOut) {
   for (const char* name : {"opus", "separate"}) {
     const std::string dir = (kData / name).string();
-    const auto [source, target] = load_vocabs(dir);
+    const auto [source, target] = vocabs_of(dir);
     const Translator translator = Translator::load(dir);
     const json golden = json_of(kData / name / "goldens.json");
     ASSERT_GE(golden["texts"].size(), 3u);
@@ -167,7 +171,7 @@ TEST(MarianFolder, TextGoesInAndComesOut) {
 }
 
 TEST(MarianFolder, LanguageTokens) {
-  const auto [source, target] = load_vocabs((kData / "opus").string());
+  const auto [source, target] = vocabs_of((kData / "opus").string());
   EXPECT_NE(source->bytes(), target->bytes());
   EXPECT_EQ(source->id("▁der"), target->id("▁der")) << "one numbering";
   const auto plain = source->pieces("the dog");
@@ -373,8 +377,8 @@ TEST(OurFolder, SaysTheSameWithAndWithoutTheFilesForTransformers) {
   const auto with = texts();
   EXPECT_EQ(with[0], "der Hund singt");
   EXPECT_EQ(load_model(dir)->config().tokens, TokenIds{});
-  EXPECT_FALSE(load_vocabs(dir).first->is_numbered()) << "a vocab.json of the model's own ids changes nothing";
-  const auto [source, target] = load_vocabs(dir);
+  EXPECT_FALSE(vocabs_of(dir).first->is_numbered()) << "a vocab.json of the model's own ids changes nothing";
+  const auto [source, target] = vocabs_of(dir);
   EXPECT_EQ(source, target) << "no second copy of one vocabulary";
   // As folders were before there was a vocab.json, with a forced end that was never meant.
   for (const char* name : {"vocab.json", "tokenizer_config.json", "generation_config.json"}) {
@@ -388,6 +392,14 @@ TEST(OurFolder, SaysTheSameWithAndWithoutTheFilesForTransformers) {
   std::ofstream(fs::path(dir) / "config.json") << config.dump();
   EXPECT_EQ(load_model(dir)->config().tokens, TokenIds{});
   EXPECT_EQ(texts(), with);
+}
+
+TEST(OurFolder, AnRnnMayTakeATransformersPlace) {
+  const TemporaryFolder folder;
+  const std::string dir = folder.path.string();
+  fs::copy(kData / "opus", folder.path, fs::copy_options::recursive);
+  train_small(dir, "rnn");
+  EXPECT_EQ(Translator::load(dir).translate(std::vector<std::string>{"the dog sings"})[0].source_pieces.back(), "</s>");
 }
 
 TEST(OurFolder, AnRnnHasNoFilesForTransformers) {
@@ -405,7 +417,7 @@ TEST(OurFolder, TransformersComputesTheSame) {
   train_small(dir, "transformer");
   const Translator translator = Translator::load(dir);
   const auto model = load_model(dir);
-  const auto [vocab, target] = load_vocabs(dir);
+  const auto [vocab, target] = vocabs_of(dir);
   json said = {{"sources", json::array()},
                {"targets", json::array()},
                {"logits", json::array()},

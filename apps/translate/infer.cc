@@ -123,7 +123,7 @@ std::vector<std::vector<float>> rows_of(const torch::Tensor& matrix) {
 
 Translator Translator::load(const std::string& dir) {
   std::shared_ptr<Model> model = load_model(dir);
-  const auto [source, target] = load_vocabs(dir);
+  const auto [source, target] = load_vocabs(dir, model->config());
   try {
     return Translator(std::move(model), source, target);
   } catch (const Error& error) {

@@ -33,13 +33,15 @@ bool separate(const fs::path& dir) {
 
 }  // namespace
 
-std::pair<std::shared_ptr<const Vocab>, std::shared_ptr<const Vocab>> load_vocabs(const std::string& folder) {
+std::pair<std::shared_ptr<const Vocab>, std::shared_ptr<const Vocab>> load_vocabs(const std::string& folder,
+                                                                                  const ModelConfig& config) {
   const fs::path dir = folder;
   const std::string source_path = (dir / "source.spm").string(), target_path = (dir / "target.spm").string();
   const std::string table = (dir / "vocab.json").string();
   const Vocab source = Vocab::load(source_path);
   const Vocab target = there(target_path) ? Vocab::load(target_path) : source;
-  const bool alike = target.bytes() == source.bytes(), numbered = there(table), two_tables = numbered && separate(dir);
+  const bool alike = target.bytes() == source.bytes(), numbered = config.arch == "transformer" && there(table),
+             two_tables = numbered && separate(dir);
   if (!alike && !numbered) {
     throw Error(source_path + " and " + target_path + " differ and there is no vocab.json to number their pieces" +
                 "; copy it from where the model comes from");

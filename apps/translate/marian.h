@@ -11,10 +11,12 @@
 
 namespace heed::translate {
 
-// The vocabularies of source and target, one object if they are alike: source.spm and target.spm cut text. Where there
-// is a vocab.json its ids count; those of the target are in target_vocab.json if tokenizer_config.json says
-// "separate_vocabs". Throws heed::Error for what is missing or does not go together.
-std::pair<std::shared_ptr<const Vocab>, std::shared_ptr<const Vocab>> load_vocabs(const std::string& dir);
+// The vocabularies of source and target in the folder of a model, one object if they are alike: source.spm and
+// target.spm cut text. Where there is a vocab.json its ids count; those of the target are in target_vocab.json if
+// tokenizer_config.json says "separate_vocabs". An RNN, which is always ours, has our ids. Throws heed::Error for what
+// is missing or does not go together.
+std::pair<std::shared_ptr<const Vocab>, std::shared_ptr<const Vocab>> load_vocabs(const std::string& dir,
+                                                                                  const ModelConfig& config);
 
 // Throws heed::Error if the vocabulary is not one of a model with `size` pieces and these tokens.
 void check_vocab(const Vocab& vocab, const TokenIds& tokens, int64_t size);
