@@ -117,6 +117,15 @@ TEST(Batches, EncodesOnceAndCountsWhatItDrops) {
   EXPECT_EQ(e.target.front(), kBos);
   EXPECT_EQ(e.target.back(), kEos);
   EXPECT_EQ(vocab.decode(std::vector<int>(e.target.begin(), e.target.end())), "word2");
+  // A model of other ids.
+  const Examples other =
+      encode_pairs({{"word1", "word2"}, {"word1 word1", "x"}}, vocab, kMaxPieces, {.pad = 300, .eos = 7, .start = 300});
+  EXPECT_EQ(other.examples[0].source.back(), 7);
+  EXPECT_EQ(other.examples[0].target.front(), 300);
+  EXPECT_EQ(other.examples[0].target.back(), 7);
+  const Batch batch = make_batch(other.examples, std::vector<int64_t>{0, 1}, 300);
+  EXPECT_EQ(batch.source[0][-1].item<int64_t>(), 300);
+  EXPECT_NE(batch.source[1][-1].item<int64_t>(), 300);
   fs::remove_all(dir);
 }
 

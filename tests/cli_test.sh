@@ -3,6 +3,7 @@
 #   tests/cli_test.sh build/heed
 set -uo pipefail
 heed=$(realpath "$1")
+data=$(realpath "$(dirname "$0")/data")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder" || exit 1
@@ -60,7 +61,7 @@ check() { # NAME command...
 # ---- Help and versions ----
 accepts 'explain' --help
 accepts '^heed [0-9]+\.[0-9]+\.[0-9]+$' --version
-for command in info explain demo train 'train translate' translate eval 'eval translate'; do
+for command in info explain demo train 'train translate' translate convert eval 'eval translate'; do
   # shellcheck disable=SC2086  # the command is words
   accepts "[Uu]sage: heed $command" $command --help
 done
@@ -88,6 +89,7 @@ rejects 2 '--dim' explain --dim 99999999999999999999 a b
 rejects 2 'DIR' translate
 rejects 2 '--beam' translate somewhere --beam 0
 rejects 2 '--beam' translate somewhere --beam -3
+rejects 2 'DIR' convert
 rejects 2 '--out' train translate --pairs a.tsv
 rejects 2 '--pairs' train translate --out model
 rejects 2 '--arch' train translate --pairs a.tsv --out model --arch cnn
@@ -135,6 +137,10 @@ for command in translate 'eval translate'; do
     rejects 1 'plain' $command plain "${pairs[@]}"
   }
 done
+rejects 1 'missing is not a folder' convert missing
+rejects 1 'plain/pytorch_model.bin' convert plain
+mkdir pickled && printf 'nonsense' >pickled/pytorch_model.bin
+rejects 1 'pickled/pytorch_model.bin' convert pickled
 
 # ---- A small model, to be used and misused ----
 words=(file window folder name open close save print the a no not error page text)
@@ -163,6 +169,14 @@ accepts 'model.*\n?' eval translate model --pairs good.tsv --beam 1 --max-length
 check 'a translation for every pair' test "$(wc -l <out.txt)" = 400
 accepts '"sentences_per_second"' eval translate model --pairs good.tsv --beam 1 --max-length 3 --json --lowercase
 check 'no temporary file' test -z "$(find . -name '*.tmp*')"
+
+# A model of Marian's, as it came with PyTorch's own file of weights.
+cp -r "$data/marian/opus_bin" opus && cp "$data"/marian/opus/{source.spm,target.spm,vocab.json} opus
+rejects 1 'heed convert opus' translate opus
+accepts '^opus/model.safetensors: [0-9]+ tensors.*3 copies' convert opus
+rejects 1 'there already' convert opus
+printf '>>deu<< the dog sees the man\n' >one_line.txt
+input=one_line.txt accepts '^der Hund sieht den Mann$' translate opus
 
 input=two_lines.txt
 rejects 1 'nowhere' translate model --max-length 3 --attention nowhere/attention.json

@@ -393,7 +393,7 @@ TEST_P(Folder, DamagedConfig) {
   EXPECT_SAYS(complaint([](auto& j) { j["model_type"] = 3; }), "\"marian\" and \"heed-rnn\"");
   EXPECT_SAYS(complaint([](auto& j) { j.erase("model_type"); }), "no key \"model_type\"");
   EXPECT_SAYS(complaint([](auto& j) { j["vocab_size"] = 24; }), "24");
-  EXPECT_SAYS(complaint([](auto& j) { j["pad_token_id"] = 22; }), "\"pad_token_id\" is 22");
+  EXPECT_SAYS(complaint([](auto& j) { j["pad_token_id"] = 23; }), "\"pad_token_id\" is 23");
   EXPECT_SAYS(complaint([](auto& j) { j["dropout"] = 1.5; }), "1.5");
   EXPECT_SAYS(complaint([](auto& j) { j["dropout"] = "much"; }), "much");
   for (const nlohmann::json& bad : {nlohmann::json(-1), nlohmann::json(1.5), nlohmann::json(nullptr),
@@ -406,8 +406,8 @@ TEST_P(Folder, DamagedConfig) {
   EXPECT_SAYS(complaint([&](auto& j) { j[width] = 9; }), "config.json asks for [");
   EXPECT_SAYS(complaint([&](auto& j) { j[width] = 9'000'000; }), "not of one model");
   if (rnn) return;
-  EXPECT_SAYS(complaint([](auto& j) { j["activation_function"] = "relu"; }), "relu");
-  EXPECT_SAYS(complaint([](auto& j) { j["encoder_layers"] = 3; }), "\"decoder_layers\" is 2");
+  EXPECT_SAYS(complaint([](auto& j) { j["activation_function"] = "tanh"; }), "tanh");
+  EXPECT_SAYS(complaint([](auto& j) { j["encoder_layers"] = 3; }), "no tensor 'model.encoder.layers.2.");
   EXPECT_SAYS(complaint([](auto& j) { j["encoder_layers"] = j["decoder_layers"] = 1; }), "does not ask for");
   EXPECT_SAYS(complaint([](auto& j) { j["encoder_layers"] = j["decoder_layers"] = 3; }), "no tensor");
   EXPECT_SAYS(complaint([](auto& j) { j["encoder_attention_heads"] = j["decoder_attention_heads"] = 5; }),
@@ -417,8 +417,10 @@ TEST_P(Folder, DamagedConfig) {
 TEST_P(Folder, DamagedTensors) {
   save_model(*model_of(small(GetParam())), dir_.string());
   EXPECT_SAYS(complaint_of_tensors([](auto& t) { t.emplace_back("surplus", torch::ones({2})); }), "'surplus'");
-  EXPECT_EQ(complaint_of_tensors([](auto& t) { t.emplace_back("lm_head.weight", torch::ones({2})); }), "");
-  const std::string bias = GetParam() == "rnn" ? "output_bias" : "final_logits_bias";
+  EXPECT_EQ(
+      complaint_of_tensors([](auto& t) { t.emplace_back("model.encoder.embed_positions.weight", torch::ones({2})); }),
+      "");
+  const std::string bias = GetParam() == "rnn" ? "output_bias" : "model.decoder.layers.1.fc1.bias";
   const auto is_bias = [&](const auto& t) { return t.first == bias; };
   EXPECT_SAYS(complaint_of_tensors([&](auto& t) { std::erase_if(t, is_bias); }), "no tensor '" + bias + "'");
   EXPECT_SAYS(complaint_of_tensors([&](auto& t) {
@@ -430,6 +432,51 @@ TEST_P(Folder, DamagedTensors) {
                 tensor = tensor.to(torch::kInt64);
               }),
               "does not hold fractions");
+}
+
+// What models from elsewhere have otherwise: of everything the other side's, and other tokens.
+ModelConfig strange() {
+  ModelConfig c = small("transformer");
+  c.decoder_heads = 4;
+  c.decoder_layers = 1;
+  c.decoder_ffn = 28;
+  c.activation = "gelu";
+  c.scale_embedding = false;
+  c.target_vocab = 25;
+  c.shared_embedding = false;
+  c.tokens = {.pad = 22, .unk = 1, .eos = 0, .start = 21, .banned = {22, 21, 7}, .renormalize = false, .forced_end = 0};
+  c.generation = {6, 0.5, 30};
+  return c;
+}
+
+TEST(StrangeModels, SurviveJsonAndFolders) {
+  for (const bool tied : {false, true}) {
+    ModelConfig c = strange();
+    c.tied_output = tied;
+    const ModelConfig back = ModelConfig::from_json(c.to_json());
+    EXPECT_EQ(back.to_json(), c.to_json());
+    EXPECT_EQ(back.tokens, c.tokens);
+    EXPECT_EQ(back.generation, c.generation);
+    EXPECT_EQ(back.decoder_ffn, 28);
+    EXPECT_EQ(back.tied_output, tied);
+    EXPECT_FALSE(back.shared_embedding);
+    const auto model = model_of(c);
+    int64_t n = 0;
+    for (const auto& p : model->parameters()) n += p.numel();
+    EXPECT_EQ(static_cast<double>(n), TransformerModel::parameters_of(c));
+    const fs::path dir = fs::temp_directory_path() / ("heed_model_test_strange_" + std::to_string(::getpid()));
+    save_model(*model, dir.string());
+    const auto loaded = load_model(dir.string());
+    fs::remove_all(dir);
+    torch::NoGradGuard no_grad;
+    const Batch batch = batch_of({5, 2, 7}, {4, 6, 3});
+    const Tensor logits = model->logits(batch);
+    EXPECT_EQ(logits.size(1), 25);
+    EXPECT_TRUE(torch::equal(logits, loaded->logits(batch)));
+    // Padding begins with zeros, wherever it is.
+    const auto fresh = make_model(c);
+    EXPECT_EQ(fresh->named_parameters()["model.encoder.embed_tokens.weight"][22].abs().sum().item<double>(), 0);
+  }
 }
 
 TEST(ModelConfigTest, RefusesSizesThatDoNotFit) {
@@ -450,6 +497,13 @@ TEST(ModelConfigTest, RefusesSizesThatDoNotFit) {
   EXPECT_SAYS(complaint([](auto& c) { c.layers = 2; }, "rnn"), "1 layer, not 2");
   EXPECT_SAYS(complaint([](auto& c) { c.layers = 0; }, "transformer"), "layers is 0");
   EXPECT_SAYS(complaint([](auto& c) { c.dropout = 1; }, "rnn"), "dropout");
+  EXPECT_SAYS(complaint([](auto& c) { c.tokens.eos = 4; }, "rnn"), "an rnn numbers");
+  EXPECT_SAYS(complaint([](auto& c) { c.tokens.eos = 40; }, "transformer"), "it must be from 41");
+  EXPECT_SAYS(complaint([](auto& c) { c.tokens.banned = {40}; }, "transformer"), "it must be from 41");
+  EXPECT_SAYS(complaint([](auto& c) { c.decoder_heads = 5; }, "transformer"), "not divisible by 5 heads");
+  EXPECT_SAYS(complaint([](auto& c) { c.target_vocab = 30; }, "transformer"), "23 and 30 pieces");
+  EXPECT_SAYS(complaint([](auto& c) { c.tied_output = false; }, "transformer"), "not the first");
+  EXPECT_SAYS(complaint([](auto& c) { c.activation = "tanh"; }, "transformer"), "\"tanh\"");
 }
 
 TEST(TransformerModelTest, HasMariansNamesAndKeys) {
@@ -472,7 +526,8 @@ TEST(TransformerModelTest, HasMariansNamesAndKeys) {
   EXPECT_EQ(j["pad_token_id"], 0);
   EXPECT_EQ(j["eos_token_id"], 3);
   EXPECT_EQ(j["decoder_start_token_id"], 2);
-  EXPECT_EQ(j["bad_words_ids"], nlohmann::json::parse("[[0]]"));
+  EXPECT_EQ(j["bad_words_ids"], nlohmann::json::parse("[[0],[2]]"));
+  EXPECT_TRUE(j["forced_eos_token_id"].is_null());
 }
 
 // What both models compute, once more from their tensors by name: in plain operations, one sentence, one step after the

@@ -49,7 +49,7 @@ std::string Examples::summary() const {
   return text;
 }
 
-Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_t max_pieces) {
+Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_t max_pieces, const TokenIds& tokens) {
   Examples result;
   result.max_pieces = max_pieces;
   result.examples.reserve(pairs.size());
@@ -60,17 +60,17 @@ Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_
     } else if (static_cast<int64_t>(std::max(source.size(), target.size())) > max_pieces) {
       ++result.too_long;
     } else {
-      Example example{{source.begin(), source.end()}, {static_cast<int32_t>(kBos)}};
-      example.source.push_back(static_cast<int32_t>(kEos));
+      Example example{{source.begin(), source.end()}, {static_cast<int32_t>(tokens.start)}};
+      example.source.push_back(static_cast<int32_t>(tokens.eos));
       example.target.insert(example.target.end(), target.begin(), target.end());
-      example.target.push_back(static_cast<int32_t>(kEos));
+      example.target.push_back(static_cast<int32_t>(tokens.eos));
       result.examples.push_back(std::move(example));
     }
   }
   return result;
 }
 
-Batch make_batch(const std::vector<Example>& examples, std::span<const int64_t> indices) {
+Batch make_batch(const std::vector<Example>& examples, std::span<const int64_t> indices, int64_t pad) {
   Batch batch;
   int64_t widest_source = 0, widest_target = 0;
   for (const int64_t i : indices) {
@@ -81,9 +81,9 @@ Batch make_batch(const std::vector<Example>& examples, std::span<const int64_t> 
     widest_target = std::max(widest_target, batch.target_lengths.back());
   }
   const auto rows = static_cast<int64_t>(indices.size());
-  batch.source = torch::full({rows, widest_source}, kPad, torch::kInt64);
-  batch.target_in = torch::full({rows, widest_target}, kPad, torch::kInt64);
-  batch.target_out = torch::full({rows, widest_target}, kPad, torch::kInt64);
+  batch.source = torch::full({rows, widest_source}, pad, torch::kInt64);
+  batch.target_in = torch::full({rows, widest_target}, pad, torch::kInt64);
+  batch.target_out = torch::full({rows, widest_target}, pad, torch::kInt64);
   for (int64_t row = 0; row < rows; ++row) {
     const Example& example = examples[static_cast<size_t>(indices[static_cast<size_t>(row)])];
     std::copy(example.source.begin(), example.source.end(), batch.source.data_ptr<int64_t>() + row * widest_source);

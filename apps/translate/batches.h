@@ -12,7 +12,7 @@
 
 namespace heed::translate {
 
-// A pair as token ids: source ends with kEos; target begins with kBos and ends with kEos.
+// A pair as token ids: source ends with TokenIds::eos; target begins with TokenIds::start and ends with TokenIds::eos.
 struct Example {
   std::vector<int32_t> source, target;
 };
@@ -30,11 +30,12 @@ struct Examples {
   int64_t max_pieces = kMaxPieces;
 };
 
-// Encodes pairs, in order. max_pieces counts without kBos and kEos.
-Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_t max_pieces = kMaxPieces);
+// Encodes pairs, in order. max_pieces counts without start and end.
+Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_t max_pieces = kMaxPieces,
+                      const TokenIds& tokens = {});
 
-// The batch of the examples with these indices, in this order.
-Batch make_batch(const std::vector<Example>& examples, std::span<const int64_t> indices);
+// The batch of the examples with these indices, in this order, padded with `pad`.
+Batch make_batch(const std::vector<Example>& examples, std::span<const int64_t> indices, int64_t pad = kPad);
 
 // A random permutation of 0..n-1 that is the same on every machine and standard library.
 std::vector<int64_t> shuffled(int64_t n, uint64_t seed);

@@ -14,6 +14,7 @@
 #include "apps/lines.h"
 #include "apps/output.h"
 #include "apps/terminal.h"
+#include "apps/translate/convert.h"
 #include "apps/translate/infer.h"
 #include "apps/translate/metrics.h"
 #include "apps/translate/pairs.h"
@@ -398,6 +399,7 @@ std::string training_summary(const TrainResult& result, const TrainOptions& opti
 void add_commands(app::Program& program) {
   add_train(program);
   add_translate(program);
+  add_convert(program);
   add_eval(program);
 }
 

@@ -1,4 +1,4 @@
-// `heed train translate`, `heed translate` and `heed eval translate`.
+// `heed train translate`, `heed translate`, `heed convert` and `heed eval translate`.
 #pragma once
 
 #include <functional>
@@ -15,7 +15,7 @@ struct TrainOptions;
 struct TrainResult;
 struct Translation;
 
-// Adds the three commands.
+// Adds the commands.
 void add_commands(app::Program& program);
 
 // A callback for train() that draws the bar and leaves a line for each validation.

@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "apps/translate/marian.h"
 #include "apps/translate/search.h"
 #include "apps/translate/utf8.h"
 
@@ -71,7 +71,7 @@ Constraint constraint(const Vocab& vocab, const std::string& text) {
   return spellings;
 }
 
-Source read(const Vocab& vocab, const ModelConfig& config, const Request& request, int64_t beam) {
+Source read(const Vocab& vocab, const Vocab& target, const ModelConfig& config, const Request& request, int64_t beam) {
   const auto text = [&config](const std::string& t) { return config.lowercase ? lower(t) : t; };
   Source source{vocab.encode(text(request.text)), 0, {}, 0, beam};
   if (source.ids.empty()) return source;
@@ -80,9 +80,9 @@ Source read(const Vocab& vocab, const ModelConfig& config, const Request& reques
   source.ids.resize(static_cast<size_t>(pieces - source.left_out));
   source.ids.push_back(static_cast<int>(config.tokens.eos));
   for (const std::string& required : request.required) {
-    Constraint spellings = constraint(vocab, text(required));
-    const bool known = !spellings.empty() && std::find(spellings[0].begin(), spellings[0].end(),
-                                                       static_cast<int>(config.tokens.unk)) == spellings[0].end();
+    Constraint spellings = constraint(target, text(required));
+    const bool known =
+        !spellings.empty() && std::find(spellings[0].begin(), spellings[0].end(), target.unk()) == spellings[0].end();
     if (!known) continue;
     source.required_tokens += static_cast<int64_t>(spellings[0].size());
     source.required.push_back(std::move(spellings));
@@ -122,34 +122,27 @@ std::vector<std::vector<float>> rows_of(const torch::Tensor& matrix) {
 }  // namespace
 
 Translator Translator::load(const std::string& dir) {
-  namespace fs = std::filesystem;
   std::shared_ptr<Model> model = load_model(dir);
-  const fs::path source = fs::path(dir) / "source.spm", target = fs::path(dir) / "target.spm";
-  auto vocab = std::make_shared<const Vocab>(Vocab::load(source.string()));
-  std::error_code ignored;
-  if (fs::exists(target, ignored) && Vocab::load(target.string()).bytes() != vocab->bytes()) {
-    throw Error(source.string() + " and " + target.string() +
-                " differ; heed translate reads models whose two sides share one vocabulary");
-  }
+  const auto [source, target] = load_vocabs(dir, model->config());
   try {
-    return Translator(std::move(model), std::move(vocab));
+    return Translator(std::move(model), source, target);
   } catch (const Error& error) {
     throw Error(dir + ": " + error.what());
   }
 }
 
 Translator::Translator(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab)
-    : model_(std::move(model)), vocab_(std::move(vocab)) {
-  if (model_ == nullptr || vocab_ == nullptr) throw Error("a Translator needs a model and a vocabulary");
-  if (vocab_->size() != model_->config().vocab) {
-    throw Error("the vocabulary has " + std::to_string(vocab_->size()) + " pieces and the model " +
-                std::to_string(model_->config().vocab) + "; they do not belong together");
+    : Translator(std::move(model), vocab, vocab) {}
+
+Translator::Translator(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> source,
+                       std::shared_ptr<const Vocab> target)
+    : model_(std::move(model)), source_(std::move(source)), target_(std::move(target)) {
+  if (model_ == nullptr || source_ == nullptr || target_ == nullptr) {
+    throw Error("a Translator needs a model and a vocabulary");
   }
-  if (!vocab_->has_fixed_ids()) {
-    throw Error(
-        "the vocabulary does not number <pad>, <unk>, <s> and </s> as 0, 1, 2 and 3; use the one the model was "
-        "trained with");
-  }
+  const ModelConfig& config = model_->config();
+  check_vocab(*source_, config.tokens, config.vocab);
+  check_vocab(*target_, config.tokens, config.target_vocab);
   model_->eval();
 }
 
@@ -170,7 +163,7 @@ std::vector<Translation> Translator::translate(std::span<const Request> requests
   std::vector<size_t> order;  // of the sentences that are not empty
   sources.reserve(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {
-    sources.push_back(read(*vocab_, config, requests[i], options.beam));
+    sources.push_back(read(*source_, *target_, config, requests[i], options.beam));
     results[i].left_out = sources[i].left_out;
     if (!sources[i].ids.empty()) order.push_back(i);
   }
@@ -184,14 +177,14 @@ std::vector<Translation> Translator::translate(std::span<const Request> requests
 
   const auto translation = [&](size_t i, const Hypothesis& hypothesis) {
     Translation result;
-    result.text = vocab_->decode(hypothesis.tokens);
+    result.text = target_->decode(hypothesis.tokens);
     // The vocabulary has a piece for every byte, a line's end among them; a translation is one line.
     std::replace_if(
         result.text.begin(), result.text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
     result.score = hypothesis.score;
     result.confidence = std::exp(hypothesis.log_probability / static_cast<double>(hypothesis.tokens.size()));
-    result.source_pieces = pieces_of(*vocab_, sources[i].ids);
-    result.target_pieces = pieces_of(*vocab_, hypothesis.tokens);
+    result.source_pieces = pieces_of(*source_, sources[i].ids);
+    result.target_pieces = pieces_of(*target_, hypothesis.tokens);
     result.attention = rows_of(hypothesis.attention);
     result.left_out = sources[i].left_out;
     result.missing = missing_from(result.text, requests[i].required);

@@ -46,8 +46,15 @@ struct Translation {
 // A model and its vocabulary, ready to translate.
 class Translator {
  public:
+  // From a folder of ours (source.spm and target.spm alike, with our ids), or of Marian's models as Hugging Face keeps
+  // them: source.spm and target.spm cut text, vocab.json numbers the pieces, and target_vocab.json the target's where
+  // the two sides have numbers of their own.
   static Translator load(const std::string& dir);
   Translator(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab);
+  Translator(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> source, std::shared_ptr<const Vocab> target);
+
+  // What the folder says of beam, length penalty and greatest length.
+  const Generation& generation() const { return model_->config().generation; }
 
   // Translations in the order of the sentences. The result of a sentence does not depend on the others' presence, up to
   // the rounding of the BLAS's matrix products, which can turn a tie. An empty or blank sentence translates to an empty
@@ -61,7 +68,7 @@ class Translator {
 
  private:
   std::shared_ptr<Model> model_;
-  std::shared_ptr<const Vocab> vocab_;
+  std::shared_ptr<const Vocab> source_, target_;
 };
 
 // The attention matrices as JSON: [{"source": [...], "target": [...], "text": "...", "score": x, "attention":

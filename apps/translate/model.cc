@@ -5,6 +5,7 @@
 #include <heed/attention.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <set>
@@ -14,6 +15,7 @@
 #include "apps/translate/transformer_model.h"
 #include "libtorch/files.h"
 #include "libtorch/safetensors.h"
+#include "libtorch/transformer.h"
 
 namespace heed::translate {
 namespace {
@@ -21,6 +23,8 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kConfigFile = "config.json";
+constexpr const char* kGenerationFile = "generation_config.json";
+constexpr const char* kVocabFile = "vocab.json";
 constexpr const char* kWeightsFile = "model.safetensors";
 
 // Sizes above this are a damaged file, not a model; it keeps products of two sizes far from overflow.
@@ -28,24 +32,56 @@ constexpr int64_t kLargestSize = int64_t{1} << 24;
 
 std::string quoted(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 
+json json_file(const std::string& path) {
+  json j = json::parse(nn::read_file(path), nullptr, /*allow_exceptions=*/false);
+  if (j.is_discarded()) throw Error(path + " is not JSON; the file is damaged, copy the model folder again");
+  return j;
+}
+
 const json& member(const json& config, const char* key) {
   const auto found = config.find(key);
   if (found == config.end()) throw Error(std::string("config.json has no key \"") + key + "\"");
   return *found;
 }
 
-int64_t size_of(const json& config, const char* key) {
-  const json& value = member(config, key);
-  // A fraction or a huge unsigned number must not be rounded or wrapped into something that looks fine.
-  const bool fits = value.is_number_integer() &&
-                    !(value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(kLargestSize)) &&
-                    value.get<int64_t>() >= 1 && value.get<int64_t>() <= kLargestSize;
-  if (!fits) {
-    throw Error("config.json's \"" + std::string(key) + "\" is " + quoted(value) +
-                "; it must be a whole number from 1 to " + std::to_string(kLargestSize));
+// A fraction or a huge unsigned number must not be rounded or wrapped into something that looks fine.
+bool is_whole(const json& value, int64_t least, int64_t most) {
+  return value.is_number_integer() &&
+         !(value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(most)) &&
+         value.get<int64_t>() >= least && value.get<int64_t>() <= most;
+}
+
+int64_t whole(const json& value, const std::string& key, int64_t least, int64_t most) {
+  if (!is_whole(value, least, most)) {
+    throw Error("config.json's \"" + key + "\" is " + quoted(value) + "; it must be a whole number from " +
+                std::to_string(least) + " to " + std::to_string(most));
   }
   return value.get<int64_t>();
 }
+
+int64_t size_of(const json& config, const char* key) { return whole(member(config, key), key, 1, kLargestSize); }
+
+int64_t token_of(const json& value, const std::string& key, int64_t vocab) {
+  if (!is_whole(value, 0, vocab - 1)) {
+    throw Error("config.json's \"" + key + "\" is " + quoted(value) + "; it must be a token of the vocabulary, 0 to " +
+                std::to_string(vocab - 1));
+  }
+  return value.get<int64_t>();
+}
+
+bool flag(const json& config, const char* key) {
+  const json& value = member(config, key);
+  if (!value.is_boolean())
+    throw Error("config.json's \"" + std::string(key) + "\" is " + quoted(value) + "; it must be true or false");
+  return value.get<bool>();
+}
+
+bool flag(const json& config, const char* key, bool without) {
+  return config.contains(key) ? flag(config, key) : without;
+}
+
+// Null is what Hugging Face writes for a key that is not set.
+bool says(const json& config, const char* key) { return config.contains(key) && !config[key].is_null(); }
 
 double probability(const json& config, const char* key) {
   const json& value = member(config, key);
@@ -79,22 +115,78 @@ json special_tokens() {
           {"eos_token_id", kEos}, {"decoder_start_token_id", kBos}, {"forced_eos_token_id", kEos}};
 }
 
+// What every Marian model has: one that says otherwise is none of those transformers computes. They need not say it.
 json marian_constants() {
-  return {{"activation_function", "swish"},
-          {"scale_embedding", true},
-          {"static_position_embeddings", true},
+  return {{"static_position_embeddings", true},
           {"normalize_before", false},
           {"normalize_embedding", false},
-          {"add_final_layer_norm", false},
-          {"share_encoder_decoder_embeddings", true},
-          {"tie_word_embeddings", true},
-          {"pad_token_id", kPad},
-          {"eos_token_id", kEos},
-          {"decoder_start_token_id", kBos}};
+          {"add_final_layer_norm", false}};
+}
+
+// What a Marian model's config.json says of its tokens.
+TokenIds tokens_of(const json& j, int64_t vocab, int64_t target_vocab) {
+  const auto token = [&](const char* key, int64_t size) { return token_of(member(j, key), key, size); };
+  TokenIds ids;
+  ids.pad = token("pad_token_id", std::min(vocab, target_vocab));
+  ids.eos = token("eos_token_id", std::min(vocab, target_vocab));
+  ids.start = token("decoder_start_token_id", target_vocab);
+  ids.unk = says(j, "unk_token_id") ? token("unk_token_id", vocab) : std::min(kUnk, vocab - 1);
+
+  // Padding and the start are never a word, whether the file lists them or, as the oldest do, leaves it to the program.
+  ids.banned.clear();
+  const auto ban = [&ids](int64_t id) {
+    if (id != ids.eos && std::count(ids.banned.begin(), ids.banned.end(), id) == 0) ids.banned.push_back(id);
+  };
+  ban(ids.pad);
+  ban(ids.start);
+  if (says(j, "bad_words_ids")) {
+    const json& list = j["bad_words_ids"];
+    for (const json& word : list.is_array() ? list : json::array({list})) {
+      if (!word.is_array() || word.size() != 1) {
+        throw Error("config.json's \"bad_words_ids\" holds " + quoted(word) +
+                    "; heed translate can ban single tokens, as in [[59]]");
+      }
+      ban(token_of(word[0], "bad_words_ids", target_vocab));
+    }
+  }
+  // In Marian's files the end is forced unless they say null. Our own have said 3 without ever meaning it.
+  if (!j.contains("forced_eos_token_id")) ids.forced_end = ids.eos;
+  if (says(j, "forced_eos_token_id")) ids.forced_end = token("forced_eos_token_id", target_vocab);
+  if (ids.pad == kPad && ids.unk == kUnk && ids.start == kBos && ids.eos == kEos) ids.forced_end = -1;
+  if (j.contains("renormalize_logits"))
+    ids.renormalize = says(j, "renormalize_logits") && flag(j, "renormalize_logits");
+  return ids;
+}
+
+Generation generation_of(const json& j) {
+  Generation g;
+  if (says(j, "num_beams")) g.beam = static_cast<int>(whole(j["num_beams"], "num_beams", 1, 1000));
+  if (says(j, "length_penalty")) {
+    const json& value = j["length_penalty"];
+    if (!value.is_number() || !std::isfinite(value.get<double>()))
+      throw Error("config.json's \"length_penalty\" is " + quoted(value) + "; it must be a number");
+    g.length_penalty = value.get<double>();
+  }
+  // Hugging Face counts what the decoder is fed first, too.
+  if (says(j, "max_length")) g.max_length = static_cast<int>(whole(j["max_length"], "max_length", 1, kLargestSize)) - 1;
+  return g;
+}
+
+// config.json with what generation_config.json says of searching in its place, as transformers does it: of three keys
+// even what the second leaves out is said by it, for they then are off.
+json overlaid(json config, const json& generation) {
+  for (const char* key : {"num_beams", "length_penalty", "max_length"}) {
+    if (says(generation, key)) config[key] = generation[key];
+  }
+  for (const char* key : {"bad_words_ids", "forced_eos_token_id", "renormalize_logits"}) {
+    config[key] = generation.contains(key) ? generation[key] : json(nullptr);
+  }
+  return config;
 }
 
 // Throws for sizes no model can be built with. Where they come from (options or a file) is the caller's to say.
-void check(const ModelConfig& c) {
+void check(const ModelConfig& given) {
+  const ModelConfig c = given.completed();
   if (c.arch != "rnn" && c.arch != "transformer") {
     throw Error("there is no architecture '" + c.arch + "'; choose 'rnn' or 'transformer'");
   }
@@ -104,25 +196,42 @@ void check(const ModelConfig& c) {
                   " to " + std::to_string(kLargestSize));
     }
   };
-  size("vocab", c.vocab, kEos + 1);
+  const TokenIds& t = c.tokens;
+  size("vocab", c.vocab, 1 + std::max({t.pad, t.unk, t.eos}));
   size("dim", c.dim, 1);
   if (!(c.dropout >= 0 && c.dropout < 1)) {
     throw Error("dropout is " + std::to_string(c.dropout) + "; it must be at least 0 and below 1");
   }
   if (c.arch == "rnn") {
     size("hidden", c.hidden, 1);
+    if (c.tokens != TokenIds{})
+      throw Error("an rnn numbers <pad>, <unk>, <s> and </s> as 0, 1, 2 and 3 and in no other way");
     if (c.layers != 1)
       throw Error("an rnn has 1 layer, not " + std::to_string(c.layers) + "; make it wider with hidden");
     return;
   }
-  size("heads", c.heads, 1);
-  size("layers", c.layers, 1);
-  size("ffn", c.ffn, 1);
+  size("target_vocab", c.target_vocab, 1 + std::max({t.pad, t.eos, t.start, t.forced_end}));
+  for (const int64_t banned : t.banned) size("target_vocab", c.target_vocab, 1 + banned);
   size("max_positions", c.max_positions, 1);
-  if (c.dim % c.heads != 0) {
-    const int64_t below = std::max(c.heads, c.dim - c.dim % c.heads);
-    throw Error("dim " + std::to_string(c.dim) + " is not divisible by " + std::to_string(c.heads) + " heads; " +
-                std::to_string(below) + " is");
+  for (const auto& [layers, heads, ffn] :
+       {std::array{c.layers, c.heads, c.ffn}, std::array{c.decoder_layers, c.decoder_heads, c.decoder_ffn}}) {
+    size("heads", heads, 1);
+    size("layers", layers, 1);
+    size("ffn", ffn, 1);
+    if (c.dim % heads != 0) {
+      const int64_t below = std::max(heads, c.dim - c.dim % heads);
+      throw Error("dim " + std::to_string(c.dim) + " is not divisible by " + std::to_string(heads) + " heads; " +
+                  std::to_string(below) + " is");
+    }
+  }
+  nn::activation_from_name(c.activation);
+  if (c.shared_embedding && c.target_vocab != c.vocab) {
+    throw Error("source and target share one embedding and have " + std::to_string(c.vocab) + " and " +
+                std::to_string(c.target_vocab) + " pieces; they need as many");
+  }
+  if (c.shared_embedding && !c.tied_output) {
+    throw Error(
+        "an embedding shared by source and target is the output's, too; a model without the second has not the first");
   }
 }
 
@@ -132,11 +241,76 @@ std::string shape_text(torch::IntArrayRef shape) {
   return text + "]";
 }
 
-// The tensors of a file by name, without what older writers of Marian checkpoints add and everyone recomputes.
-bool can_be_ignored(const std::string& name) {
-  return name == "model.encoder.embed_positions.weight" || name == "model.decoder.embed_positions.weight" ||
-         name == "model.encoder.embed_tokens.weight" || name == "model.decoder.embed_tokens.weight" ||
-         name == "lm_head.weight";
+// A model file's tensors, each to be had under its name with and without the leading "model." (transformers'
+// MarianModel saves without). Keeps count of what has been asked for.
+class Tensors {
+ public:
+  Tensors(const std::string& path, const nn::SafeTensors& file) : path_(path), file_(file) {}
+
+  // The tensor of this name, or nullptr. Throws if it is not `shape` or not of fractions.
+  const torch::Tensor* find(const std::string& name, torch::IntArrayRef shape) {
+    std::string found = name;
+    const torch::Tensor* tensor = file_.find(found);
+    if (tensor == nullptr && name.starts_with(kPrefix)) {
+      found = name.substr(kPrefix.size());
+      tensor = file_.find(found);
+    }
+    if (tensor == nullptr) return nullptr;
+    used_.insert(found);
+    if (tensor->sizes() != shape) {
+      throw Error("the tensor '" + found + "' in " + path_ + " is " + shape_text(tensor->sizes()) +
+                  " and config.json asks for " + shape_text(shape));
+    }
+    if (!tensor->is_floating_point())
+      throw Error("the tensor '" + found + "' in " + path_ + " does not hold fractions");
+    return tensor;
+  }
+
+  // Of names for one and the same tensor, the first that is there; all that are there must be equal.
+  const torch::Tensor* find_one(const std::vector<std::string>& names, torch::IntArrayRef shape) {
+    const torch::Tensor* first = nullptr;
+    std::string first_name;
+    for (const std::string& name : names) {
+      const torch::Tensor* tensor = find(name, shape);
+      if (tensor == nullptr) continue;
+      if (first == nullptr) {
+        first = tensor;
+        first_name = name;
+      } else if (!torch::equal(*first, *tensor)) {
+        throw Error(
+            "the tensors '" + first_name + "' and '" + name + "' in " + path_ +
+            " differ and config.json says that they are one; set \"tie_word_embeddings\" to false there if they "
+            "are two");
+      }
+    }
+    return first;
+  }
+
+  // Throws if the file has a tensor that nobody has asked for, but for what writers add and everyone recomputes, and an
+  // embedding beside those that have taken its place.
+  void check_all_used() const {
+    for (const auto& [name, tensor] : file_.tensors) {
+      if (used_.count(name) > 0 || name.ends_with("embed_positions.weight") || name.ends_with("shared.weight"))
+        continue;
+      throw Error(path_ + " has a tensor '" + name +
+                  "' that config.json does not ask for; the two files are not of one model");
+    }
+  }
+
+ private:
+  inline static const std::string kPrefix = "model.";
+  const std::string& path_;
+  const nn::SafeTensors& file_;
+  std::set<std::string> used_;
+};
+
+// The names under which a parameter may be in a file: tied matrices under any of theirs.
+std::vector<std::string> names_of(const std::string& parameter, const ModelConfig& config) {
+  static const std::string shared = "model.shared.weight", source = "model.encoder.embed_tokens.weight",
+                           target = "model.decoder.embed_tokens.weight", output = "lm_head.weight";
+  if (parameter == shared) return {shared, source, target, output};
+  if (parameter == target && config.tied_output) return {target, output};
+  return {parameter};
 }
 
 // Puts torch's generator back: loading must not change what is drawn after it.
@@ -166,16 +340,33 @@ ModelConfig ModelConfig::from_json(const json& j) {
   if (type == "marian") {
     c.arch = "transformer";
     const json constants = marian_constants();
-    for (const auto& [key, value] : constants.items()) require(j, key.c_str(), value);
-    require_same(j, "encoder_layers", "decoder_layers");
-    require_same(j, "encoder_attention_heads", "decoder_attention_heads");
-    require_same(j, "encoder_ffn_dim", "decoder_ffn_dim");
-    if (j.contains("decoder_vocab_size")) require_same(j, "vocab_size", "decoder_vocab_size");
+    for (const auto& [key, value] : constants.items()) {
+      if (says(j, key.c_str())) require(j, key.c_str(), value);
+    }
+    c.tied_output = flag(j, "tie_word_embeddings", true);
+    // transformers ties nothing at all when tie_word_embeddings is false.
+    const bool shared = flag(j, "share_encoder_decoder_embeddings", true);
+    c.shared_embedding = shared && c.tied_output;
+    c.target_vocab = says(j, "decoder_vocab_size") ? size_of(j, "decoder_vocab_size") : c.vocab;
+    if (shared && says(j, "decoder_vocab_size")) require_same(j, "vocab_size", "decoder_vocab_size");
     c.dim = size_of(j, "d_model");
     c.heads = size_of(j, "encoder_attention_heads");
     c.layers = size_of(j, "encoder_layers");
     c.ffn = size_of(j, "encoder_ffn_dim");
+    c.decoder_heads = size_of(j, "decoder_attention_heads");
+    c.decoder_layers = size_of(j, "decoder_layers");
+    c.decoder_ffn = size_of(j, "decoder_ffn_dim");
     c.max_positions = size_of(j, "max_position_embeddings");
+    c.scale_embedding = flag(j, "scale_embedding");
+    const json& activation = member(j, "activation_function");
+    try {
+      c.activation = activation.is_string() ? activation.get<std::string>() : quoted(activation);
+      nn::activation_from_name(c.activation);
+    } catch (const Error& error) {
+      throw Error(std::string("config.json's \"activation_function\": ") + error.what());
+    }
+    c.tokens = tokens_of(j, c.vocab, c.target_vocab);
+    c.generation = generation_of(j);
   } else if (type == "heed-rnn") {
     c.arch = "rnn";
     for (const char* key : {"pad_token_id", "eos_token_id", "decoder_start_token_id"}) {
@@ -187,14 +378,18 @@ ModelConfig ModelConfig::from_json(const json& j) {
   } else {
     throw Error("config.json is for a " + quoted(type) + " model; heed translate reads \"marian\" and \"heed-rnn\"");
   }
-  c.dropout = probability(j, "dropout");
-  if (j.contains("do_lower_case")) {
-    const json& value = member(j, "do_lower_case");
-    if (!value.is_boolean())
-      throw Error("config.json's \"do_lower_case\" is " + quoted(value) + "; it must be true or false");
-    c.lowercase = value.get<bool>();
-  }
+  if (c.arch == "rnn" || j.contains("dropout")) c.dropout = probability(j, "dropout");
+  c.lowercase = flag(j, "do_lower_case", false);
   check(c);
+  return c;
+}
+
+ModelConfig ModelConfig::completed() const {
+  ModelConfig c = *this;
+  if (c.target_vocab == 0) c.target_vocab = c.vocab;
+  if (c.decoder_heads == 0) c.decoder_heads = c.heads;
+  if (c.decoder_layers == 0) c.decoder_layers = c.layers;
+  if (c.decoder_ffn == 0) c.decoder_ffn = c.ffn;
   return c;
 }
 
@@ -212,15 +407,20 @@ json ModelConfig::to_json() const {
     j["hidden_size"] = hidden;
     return j;
   }
+  const ModelConfig c = completed();
   j.update(marian_constants());
   j["model_type"] = "marian";
   j["architectures"] = {"MarianMTModel"};
-  j["decoder_vocab_size"] = vocab;
+  j["activation_function"] = c.activation;
+  j["scale_embedding"] = c.scale_embedding;
+  j["share_encoder_decoder_embeddings"] = c.shared_embedding;
+  j["tie_word_embeddings"] = c.tied_output;
+  j["decoder_vocab_size"] = c.target_vocab;
   j["d_model"] = dim;
   for (const std::string side : {"encoder", "decoder"}) {
-    j[side + "_layers"] = layers;
-    j[side + "_attention_heads"] = heads;
-    j[side + "_ffn_dim"] = ffn;
+    j[side + "_layers"] = side == "encoder" ? c.layers : c.decoder_layers;
+    j[side + "_attention_heads"] = side == "encoder" ? c.heads : c.decoder_heads;
+    j[side + "_ffn_dim"] = side == "encoder" ? c.ffn : c.decoder_ffn;
     j[side + "_layerdrop"] = 0.0;
   }
   j["num_hidden_layers"] = layers;
@@ -229,10 +429,26 @@ json ModelConfig::to_json() const {
   j["activation_dropout"] = 0.0;
   j["init_std"] = 1.0 / std::sqrt(static_cast<double>(dim));
   j["use_cache"] = true;
-  // How `generate` in transformers is to search: pad is never an output.
-  j["bad_words_ids"] = json::array({json::array({kPad})});
-  j["num_beams"] = 4;
-  j["max_length"] = max_positions;
+  j["pad_token_id"] = tokens.pad;
+  j["unk_token_id"] = tokens.unk;
+  j["bos_token_id"] = tokens == TokenIds{} ? json(kBos) : json(nullptr);
+  j["eos_token_id"] = tokens.eos;
+  j["decoder_start_token_id"] = tokens.start;
+  j.update(generation_json());
+  return j;
+}
+
+json ModelConfig::generation_json() const {
+  json j = {{"decoder_start_token_id", tokens.start},
+            {"eos_token_id", tokens.eos},
+            {"pad_token_id", tokens.pad},
+            {"num_beams", generation.beam},
+            {"length_penalty", generation.length_penalty},
+            {"max_length", generation.max_length > 0 ? generation.max_length + 1 : max_positions},
+            {"renormalize_logits", tokens.renormalize},
+            {"forced_eos_token_id", tokens.forced_end < 0 ? json(nullptr) : json(tokens.forced_end)},
+            {"bad_words_ids", json::array()}};
+  for (const int64_t id : tokens.banned) j["bad_words_ids"].push_back(json::array({id}));
   return j;
 }
 
@@ -264,8 +480,7 @@ std::shared_ptr<Model> load_model(const std::string& dir) {
   if (!fs::exists(config_path, ignored)) {
     throw Error(dir + " has no config.json; give the folder that `heed train translate --out` made");
   }
-  const json j = json::parse(nn::read_file(config_path), nullptr, /*allow_exceptions=*/false);
-  if (j.is_discarded()) throw Error(config_path + " is not JSON; the file is damaged, copy the model folder again");
+  json j = json_file(config_path);
   if (j.is_object() && j.contains("model_type") && j["model_type"].is_string() && j["model_type"] != "marian" &&
       j["model_type"] != "heed-rnn") {
     throw Error(dir + " holds a '" + j["model_type"].get<std::string>() +
@@ -274,17 +489,35 @@ std::shared_ptr<Model> load_model(const std::string& dir) {
 
   ModelConfig config;
   try {
+    const std::string generation = (fs::path(dir) / kGenerationFile).string();
+    if (j.is_object() && fs::exists(generation, ignored)) {
+      const json said = json_file(generation);
+      if (!said.is_object()) throw Error("generation_config.json does not hold a JSON object");
+      j = overlaid(std::move(j), said);
+    }
     config = ModelConfig::from_json(j);
+    const std::string vocab = (fs::path(dir) / kVocabFile).string();
+    if (config.arch == "transformer" && !says(j, "unk_token_id") && fs::exists(vocab, ignored)) {
+      const json table = json_file(vocab);
+      if (table.is_object() && says(table, "<unk>"))
+        config.tokens.unk = token_of(table["<unk>"], "<unk>", config.vocab);
+    }
   } catch (const Error& error) {
     throw Error(dir + ": " + error.what());
   }
   const std::string weights_path = (fs::path(dir) / kWeightsFile).string();
+  if (!fs::exists(weights_path, ignored) && fs::exists(fs::path(dir) / "pytorch_model.bin", ignored)) {
+    throw Error(dir + " has its weights in pytorch_model.bin; `heed convert " + dir +
+                "` makes a model.safetensors of it");
+  }
   const nn::SafeTensors file = nn::load_safetensors(weights_path);
-  if (const torch::Tensor* shared = file.find(config.arch == "rnn" ? "shared.weight" : "model.shared.weight");
-      shared != nullptr && shared->dim() == 2 && shared->size(0) != config.vocab) {
-    throw Error(weights_path + " has an embedding of " + std::to_string(shared->size(0)) +
-                " pieces and config.json says " + std::to_string(config.vocab) +
-                "; the two files are not of one model");
+  for (const char* name : {"shared.weight", "model.shared.weight"}) {
+    const torch::Tensor* shared = config.shared_embedding ? file.find(name) : nullptr;
+    if (shared != nullptr && shared->dim() == 2 && shared->size(0) != config.vocab) {
+      throw Error(weights_path + " has an embedding of " + std::to_string(shared->size(0)) +
+                  " pieces and config.json says " + std::to_string(config.vocab) +
+                  "; the two files are not of one model");
+    }
   }
 
   // A damaged config.json must not ask for terabytes: a model far larger than the file is refused before it is made.
@@ -301,27 +534,23 @@ std::shared_ptr<Model> load_model(const std::string& dir) {
   const std::shared_ptr<Model> model = make_model(config);
 
   torch::NoGradGuard no_grad;
-  std::set<std::string> known;
+  Tensors tensors(weights_path, file);
   const auto fill = [&](const std::string& name, torch::Tensor& into) {
-    known.insert(name);
-    const torch::Tensor* from = file.find(name);
-    if (from == nullptr) throw Error(weights_path + " has no tensor '" + name + "' that config.json asks for");
-    if (from->sizes() != into.sizes()) {
-      throw Error("the tensor '" + name + "' in " + weights_path + " is " + shape_text(from->sizes()) +
-                  " and config.json asks for " + shape_text(into.sizes()));
+    const torch::Tensor* from = tensors.find_one(names_of(name, config), into.sizes());
+    // An embedding of its own that the file has not is the shared one.
+    if (from == nullptr && name.ends_with("embed_tokens.weight"))
+      from = tensors.find("model.shared.weight", into.sizes());
+    if (from != nullptr) {
+      into.copy_(*from);
+    } else if (config.arch == "transformer" && name == "final_logits_bias") {
+      into.zero_();
+    } else {
+      throw Error(weights_path + " has no tensor '" + name + "' that config.json asks for");
     }
-    if (!from->is_floating_point())
-      throw Error("the tensor '" + name + "' in " + weights_path + " does not hold fractions");
-    into.copy_(*from);
   };
   for (auto& item : model->named_parameters()) fill(item.key(), item.value());
   for (auto& item : model->named_buffers()) fill(item.key(), item.value());
-  for (const auto& [name, tensor] : file.tensors) {
-    if (known.count(name) == 0 && !can_be_ignored(name)) {
-      throw Error(weights_path + " has a tensor '" + name +
-                  "' that config.json does not ask for; the two files are not of one model");
-    }
-  }
+  tensors.check_all_used();
   model->eval();
   return model;
 }

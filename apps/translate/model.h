@@ -20,12 +20,26 @@ struct TokenIds {
   int64_t pad = kPad, unk = kUnk, eos = kEos;
   int64_t start = kBos;                        // what a decoder is fed first; Marian's models take pad
   std::vector<int64_t> banned = {kPad, kBos};  // never produced
+  // Whether the probability of what is banned goes to the others. Hugging Face's renormalize_logits.
+  bool renormalize = true;
+  // The token that whatever reaches its greatest length ends with, at no cost; -1: it ends as it is. Hugging Face's
+  // forced_eos_token_id.
+  int64_t forced_end = -1;
+  bool operator==(const TokenIds&) const = default;
+};
+
+// How the maker of a model means it to be searched, for those who say nothing else.
+struct Generation {
+  int beam = 4;
+  double length_penalty = 1.0;
+  int max_length = 0;  // in pieces, with </s>; 0: nothing is said of it
+  bool operator==(const Generation&) const = default;
 };
 
 // What config.json says. dim is the width of the Transformer and of the RNN's embeddings.
 struct ModelConfig {
   std::string arch = "rnn";     // "rnn": bidirectional GRU + additive attention + GRU. "transformer": Marian's layout
-  int64_t vocab = 8000;         // source and target share one vocabulary and its embedding
+  int64_t vocab = 8000;         // of the source and, unless target_vocab says otherwise, of the target
   int64_t dim = 256;            //
   int64_t hidden = 256;         // rnn: units of each GRU and of the attention
   int64_t heads = 4;            // transformer
@@ -34,15 +48,29 @@ struct ModelConfig {
   double dropout = 0.1;         //
   int64_t max_positions = 512;  // transformer
   bool lowercase = false;       // the model knows lower-cased text only; its input is lower-cased for it
-  TokenIds tokens = {};         //
+
+  // What only models from elsewhere have otherwise; transformer alone.
+  int64_t decoder_heads = 0, decoder_layers = 0, decoder_ffn = 0;  // 0: as in the encoder
+  std::string activation = "swish";                                // or relu, silu, gelu
+  bool scale_embedding = true;                                     // by sqrt(dim)
+  int64_t target_vocab = 0;                                        // 0: vocab
+  // One embedding for source and target, and one for the target and the output. The first is never without the second.
+  bool shared_embedding = true, tied_output = true;
+
+  TokenIds tokens = {};           // rnn: always these
+  Generation generation = {};     //
+  ModelConfig completed() const;  // with numbers in place of the zeros that stand for others
+
   static ModelConfig from_json(
-      const nlohmann::json& json);  // throws heed::Error naming the key that is missing or wrong
-  nlohmann::json to_json() const;   // Hugging Face's keys (model_type "marian" for transformer)
+      const nlohmann::json& json);         // throws heed::Error naming the key that is missing or wrong
+  nlohmann::json to_json() const;          // Hugging Face's keys (model_type "marian" for transformer)
+  nlohmann::json generation_json() const;  // transformer: those of them that generation_config.json has
 };
 
-// Padded sentences. Source rows are `pieces </s>`; target_in rows start with kBos; target_out rows end with kEos.
+// Padded sentences. Source rows are `pieces </s>`; target_in rows begin with TokenIds::start; target_out rows end with
+// TokenIds::eos.
 struct Batch {
-  torch::Tensor source;                 // [B, S] int64, kPad behind the end
+  torch::Tensor source;                 // [B, S] int64, TokenIds::pad behind the end
   std::vector<int64_t> source_lengths;  // [B]
   torch::Tensor target_in;              // [B, T] int64
   torch::Tensor target_out;             // [B, T] int64
@@ -52,7 +80,7 @@ struct Batch {
 
 class Model : public torch::nn::Module {
  public:
-  // Training: logits [N, vocab] of the N = target_tokens() real target positions, row after row; padding is not
+  // Training: logits [N, target_vocab] of the N = target_tokens() real target positions, row after row; padding is not
   // computed.
   virtual torch::Tensor logits(const Batch& batch) = 0;
 
@@ -62,7 +90,7 @@ class Model : public torch::nn::Module {
   };
   // Encodes source [B, S]; the state starts with B hypotheses, one for each row.
   virtual std::unique_ptr<State> start(const torch::Tensor& source, const std::vector<int64_t>& lengths) = 0;
-  // Feeds one token to each hypothesis (kBos first): tokens [N] int64 -> logits [N, vocab].
+  // Feeds one token to each hypothesis (TokenIds::start first): tokens [N] int64 -> logits [N, target_vocab].
   virtual torch::Tensor step(State& state, const torch::Tensor& tokens) = 0;
   // Keeps hypotheses rows[0], rows[1], ... in that order; rows may repeat or drop some. rows: [M] int64.
   virtual void select(State& state, const torch::Tensor& rows) = 0;
@@ -70,10 +98,10 @@ class Model : public torch::nn::Module {
   // attention, mean over heads. Computed only when asked.
   virtual torch::Tensor alignment(State& state) = 0;
 
-  const ModelConfig& config() const { return config_; }
+  const ModelConfig& config() const { return config_; }  // completed
 
  protected:
-  explicit Model(ModelConfig config) : config_(std::move(config)) {}
+  explicit Model(const ModelConfig& config) : config_(config.completed()) {}
   ModelConfig config_;
 };
 
@@ -82,9 +110,13 @@ class Model : public torch::nn::Module {
 // ("dim 250 is not divisible by 4 heads; ...").
 std::shared_ptr<Model> make_model(const ModelConfig& config);
 
-// A model folder: config.json, model.safetensors, source.spm, target.spm.
+// A model folder: config.json, model.safetensors, source.spm, target.spm, and of a Transformer what marian.h adds.
 void save_model(const Model& model,
                 const std::string& dir);  // config.json and model.safetensors, each whole or not at all
-std::shared_ptr<Model> load_model(const std::string& dir);  // eval mode; heed::Error for a folder of another task etc.
+
+// Reads such a folder, of ours or of Marian's models as Hugging Face keeps them: names with and without "model.", tied
+// tensors in any number of copies, final_logits_bias or none, F32, F16, BF16; what generation_config.json says of
+// searching goes before what config.json says. eval mode; heed::Error for a folder of another task etc.
+std::shared_ptr<Model> load_model(const std::string& dir);
 
 }  // namespace heed::translate

@@ -32,8 +32,8 @@ struct Hypothesis {
 // beam search with early_stopping=false: each step ranks the 2 * beam best continuations of a sentence; a finished one
 // counts if it is among the first `beam`; the `beam` best finished are kept; a sentence is over when they are that many
 // and the best unfinished one, scored at its present length, is not better than the worst of them. What is unfinished
-// at max_steps competes too. The model's banned tokens are never produced. beam 1 is greedy search. Ties go to the
-// hypothesis that was ahead, then to the smaller token id.
+// at max_steps competes too, with TokenIds::forced_end, if there is one, as its last token. The model's banned tokens
+// are never produced. beam 1 is greedy search. Ties go to the hypothesis that was ahead, then to the smaller token id.
 //
 // The coverage penalty is that of Wu et al. 2016 (eq. 14), over the attention of the model's alignment().
 //

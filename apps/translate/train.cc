@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "apps/translate/batches.h"
+#include "apps/translate/marian.h"
 #include "apps/translate/utf8.h"
 #include "apps/translate/vocab.h"
 #include "libtorch/cross_entropy.h"
@@ -32,7 +33,9 @@ struct Folder {
   fs::path complete() const { return work / "complete.json"; }  // says that finished() is whole
 };
 
-constexpr const char* kModelFiles[] = {"source.spm", "target.spm", "model.safetensors", "config.json", "training.json"};
+constexpr const char* kModelFiles[] = {
+    "source.spm",        "target.spm",  "vocab.json",   "tokenizer_config.json", "generation_config.json",
+    "model.safetensors", "config.json", "training.json"};
 
 template <class T>
 void require(bool good, const char* what, T value, const char* rule) {
@@ -293,6 +296,7 @@ void finish(const Folder& folder, const Model& model, const Vocab& vocab, const 
   const std::string dir = folder.finished().string();
   save_model(model, dir);
   for (const char* name : {"source.spm", "target.spm"}) nn::write_file(dir + "/" + name, vocab.bytes());
+  for (const auto& [name, bytes] : transformers_files(model.config(), vocab)) nn::write_file(dir + "/" + name, bytes);
   json training = to_json(result);
   training["options"] = identity;
   nn::write_file(dir + "/training.json", training.dump(2) + "\n");

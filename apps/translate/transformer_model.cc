@@ -1,9 +1,10 @@
-// The Transformer: embedding, layers of libtorch/transformer.h, tied output.
+// The Transformer: embeddings, layers of libtorch/transformer.h, output.
 #include "apps/translate/transformer_model.h"
 
 #include <heed/attention.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -23,40 +24,69 @@ std::shared_ptr<torch::nn::Module> nested(torch::nn::Module& parent, const std::
 
 }  // namespace
 
-TransformerModel::TransformerModel(const ModelConfig& config) : Model(config) {
+TransformerModel::TransformerModel(const ModelConfig& given) : Model(given) {
+  const ModelConfig& config = config_;
   const auto model = nested(*this, "model");
-  {
+  // Times sqrt(dim) this gives inputs of variance 1, and logits of variance 1 from the last layer norm's output.
+  const auto matrix = [&config](int64_t rows) {
     torch::NoGradGuard no_grad;
-    // Times sqrt(dim) this gives inputs of variance 1, and logits of variance 1 from the last layer norm's output.
-    shared_ = torch::randn({config.vocab, config.dim}).mul_(1 / std::sqrt(static_cast<double>(config.dim)));
-    shared_[kPad].zero_();
+    Tensor made = torch::randn({rows, config.dim}).mul_(1 / std::sqrt(static_cast<double>(config.dim)));
+    made[config.tokens.pad].zero_();
+    return made;
+  };
+  if (config.shared_embedding) {
+    source_ = target_ = nested(*model, "shared")->register_parameter("weight", matrix(config.vocab));
   }
-  shared_ = nested(*model, "shared")->register_parameter("weight", shared_);
   positions_ = nn::sinusoid_positions(config.max_positions, config.dim);
-  const nn::TransformerLayerOptions layer{.dim = config.dim,
-                                          .heads = config.heads,
-                                          .ffn = config.ffn,
-                                          .activation = nn::Activation::swish,
-                                          .dropout = config.dropout};
-  const auto encoder = nested(*nested(*model, "encoder"), "layers");
-  const auto decoder = nested(*nested(*model, "decoder"), "layers");
-  for (int64_t i = 0; i < config.layers; ++i) {
-    encoder_.push_back(encoder->register_module(std::to_string(i), nn::TransformerEncoderLayer(layer)));
-    decoder_.push_back(decoder->register_module(std::to_string(i), nn::TransformerDecoderLayer(layer)));
+  const auto encoder = nested(*model, "encoder"), decoder = nested(*model, "decoder");
+  if (!config.shared_embedding) {
+    source_ = nested(*encoder, "embed_tokens")->register_parameter("weight", matrix(config.vocab));
+    target_ = nested(*decoder, "embed_tokens")->register_parameter("weight", matrix(config.target_vocab));
   }
-  final_logits_bias_ = register_parameter("final_logits_bias", torch::zeros({1, config.vocab}));
+  nn::TransformerLayerOptions layer{.dim = config.dim,
+                                    .heads = config.heads,
+                                    .ffn = config.ffn,
+                                    .activation = nn::activation_from_name(config.activation),
+                                    .dropout = config.dropout};
+  const auto encoder_layers = nested(*encoder, "layers"), decoder_layers = nested(*decoder, "layers");
+  // In turns, because the order is that of the random numbers they begin with.
+  for (int64_t i = 0; i < std::max(config.layers, config.decoder_layers); ++i) {
+    const std::string name = std::to_string(i);
+    layer.heads = config.heads;
+    layer.ffn = config.ffn;
+    if (i < config.layers) {
+      encoder_.push_back(encoder_layers->register_module(name, nn::TransformerEncoderLayer(layer)));
+    }
+    layer.heads = config.decoder_heads;
+    layer.ffn = config.decoder_ffn;
+    if (i < config.decoder_layers) {
+      decoder_.push_back(decoder_layers->register_module(name, nn::TransformerDecoderLayer(layer)));
+    }
+  }
+  output_ = config.tied_output ? target_
+                               : nested(*this, "lm_head")->register_parameter("weight", matrix(config.target_vocab));
+  final_logits_bias_ = register_parameter("final_logits_bias", torch::zeros({1, config.target_vocab}));
 }
 
-double TransformerModel::parameters_of(const ModelConfig& config) {
-  const auto v = static_cast<double>(config.vocab), d = static_cast<double>(config.dim);
-  const auto f = static_cast<double>(config.ffn), n = static_cast<double>(config.layers);
+double TransformerModel::parameters_of(const ModelConfig& given) {
+  const ModelConfig c = given.completed();
+  const auto d = static_cast<double>(c.dim);
+  const auto matrix = [d](int64_t rows) { return static_cast<double>(rows) * d; };
   const double attention = 4 * d * (d + 1) + 2 * d;
-  const double feed_forward = f * (d + 1) + d * (f + 1) + 2 * d;
-  return v * d + v + n * (3 * attention + 2 * feed_forward);
+  const auto layers = [&](int64_t count, double attentions, int64_t ffn) {
+    const auto f = static_cast<double>(ffn);
+    return static_cast<double>(count) * (attentions * attention + f * (d + 1) + d * (f + 1) + 2 * d);
+  };
+  double embeddings = matrix(c.vocab);
+  if (!c.shared_embedding) embeddings += matrix(c.target_vocab);
+  if (!c.tied_output) embeddings += matrix(c.target_vocab);
+  return embeddings + static_cast<double>(c.target_vocab) + layers(c.layers, 1, c.ffn) +
+         layers(c.decoder_layers, 2, c.decoder_ffn);
 }
 
-Tensor TransformerModel::embed(const Tensor& ids, const Tensor& positions) {
-  const Tensor e = torch::embedding(shared_, ids, kPad) * std::sqrt(static_cast<double>(config_.dim));
+Tensor TransformerModel::embed(const Tensor& matrix, const Tensor& ids, const Tensor& positions) {
+  Tensor e = torch::embedding(matrix, ids, config_.tokens.pad);
+  if (config_.scale_embedding) e = e * std::sqrt(static_cast<double>(config_.dim));
   return nn::dropout(e + positions, config_.dropout, is_training());
 }
 
@@ -70,12 +100,12 @@ Tensor TransformerModel::positions(int64_t begin, int64_t length) const {
 }
 
 Tensor TransformerModel::encode(const Tensor& source, const Mask& mask) {
-  Tensor x = embed(source, positions(0, source.size(1)));
+  Tensor x = embed(source_, source, positions(0, source.size(1)));
   for (auto& layer : encoder_) x = layer->forward(x, {.mask = mask}).out;
   return x;
 }
 
-Tensor TransformerModel::output(const Tensor& x) { return torch::addmm(final_logits_bias_, x, shared_.t()); }
+Tensor TransformerModel::output(const Tensor& x) { return torch::addmm(final_logits_bias_, x, output_.t()); }
 
 // Everything runs on the real tokens, one sequence after another in a batch of one: padding is neither computed nor
 // masked.
@@ -84,7 +114,7 @@ Tensor TransformerModel::logits(const Batch& batch) {
     Tensor embedded;               // [1, tokens, dim]
     std::vector<int64_t> offsets;  // where sequences begin, and the end of the last
   };
-  const auto pack = [this](const Tensor& ids, const std::vector<int64_t>& lengths) {
+  const auto pack = [this](const Tensor& matrix, const Tensor& ids, const std::vector<int64_t>& lengths) {
     Packed packed{{}, {0}};
     std::vector<int64_t> places;
     for (const int64_t length : lengths) {
@@ -92,15 +122,15 @@ Tensor TransformerModel::logits(const Batch& batch) {
       packed.offsets.push_back(packed.offsets.back() + length);
     }
     const Tensor real = real_positions(lengths, /*stride_row=*/ids.size(1), /*stride_step=*/1);
-    packed.embedded = embed(ids.flatten().index_select(0, real).unsqueeze(0),
+    packed.embedded = embed(matrix, ids.flatten().index_select(0, real).unsqueeze(0),
                             positions(0, ids.size(1)).index_select(0, torch::tensor(places, torch::kInt64)));
     return packed;
   };
-  const Packed source = pack(batch.source, batch.source_lengths);
+  const Packed source = pack(source_, batch.source, batch.source_lengths);
   const Mask within_source = ragged(source.offsets, source.offsets);
   Tensor memory = source.embedded;
   for (auto& layer : encoder_) memory = layer->forward(memory, {.mask = within_source}).out;
-  const Packed target = pack(batch.target_in, batch.target_lengths);
+  const Packed target = pack(target_, batch.target_in, batch.target_lengths);
   const nn::AttendOptions across{.mask = ragged(target.offsets, source.offsets)};
   const Mask before = ragged(target.offsets, target.offsets, /*left=*/-1, /*right=*/0);
   Tensor x = target.embedded;
@@ -133,7 +163,7 @@ std::unique_ptr<Model::State> TransformerModel::start(const Tensor& source, cons
 Tensor TransformerModel::step(State& given, const Tensor& tokens) {
   auto& state = static_cast<Beams&>(given);
   const nn::AttendOptions attend{.mask = state.mask()};
-  Tensor x = embed(tokens.unsqueeze(1), positions(state.position++, 1));
+  Tensor x = embed(target_, tokens.unsqueeze(1), positions(state.position++, 1));
   for (size_t i = 0; i < decoder_.size(); ++i) {
     if (i + 1 == decoder_.size()) state.last_input = x;
     x = decoder_[i]->step(x, state.layers[i], attend).out;

@@ -11,7 +11,8 @@ namespace heed::translate {
 
 // Marian's architecture (Junczys-Dowmunt et al. 2018), as transformers' MarianMTModel computes it: one embedding for
 // source, target and output, scaled by sqrt(dim); sinusoid positions (sin half, cos half); post-norm layers with swish;
-// logits = E h + final_logits_bias. So the folder opens in transformers as it is. The one difference is in training:
+// logits = E h + final_logits_bias. So the folder opens in transformers as it is. Models from elsewhere may have two or
+// three matrices in place of the one, and other sizes in the decoder. The one difference is in training:
 // final_logits_bias is learned here, as in Marian itself.
 class TransformerModel : public Model {
  public:
@@ -29,16 +30,17 @@ class TransformerModel : public Model {
  private:
   struct Beams;
 
-  torch::Tensor encode(const torch::Tensor& source, const Mask& mask);            // [B, S] -> [B, S, dim]
-  torch::Tensor embed(const torch::Tensor& ids, const torch::Tensor& positions);  // [B, L], [L, dim] -> [B, L, dim]
+  torch::Tensor encode(const torch::Tensor& source, const Mask& mask);  // [B, S] -> [B, S, dim]
+  // [rows, dim], [B, L], [L, dim] -> [B, L, dim]
+  torch::Tensor embed(const torch::Tensor& matrix, const torch::Tensor& ids, const torch::Tensor& positions);
   torch::Tensor positions(int64_t begin, int64_t length) const;  // [length, dim]; throws beyond the last
-  torch::Tensor output(const torch::Tensor& x);                  // [N, dim] -> [N, vocab]
+  torch::Tensor output(const torch::Tensor& x);                  // [N, dim] -> [N, target_vocab]
 
-  torch::Tensor shared_;     // [vocab, dim]
-  torch::Tensor positions_;  // [max_positions, dim]; not a parameter and not stored
+  torch::Tensor source_, target_, output_;  // [vocab, dim], [target_vocab, dim] twice: two of them or all may be one
+  torch::Tensor positions_;                 // [max_positions, dim]; not a parameter and not stored
   std::vector<nn::TransformerEncoderLayer> encoder_;
   std::vector<nn::TransformerDecoderLayer> decoder_;
-  torch::Tensor final_logits_bias_;  // [1, vocab]
+  torch::Tensor final_logits_bias_;  // [1, target_vocab]
 };
 
 }  // namespace heed::translate

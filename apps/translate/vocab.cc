@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <system_error>
 #include <unordered_map>
@@ -26,11 +27,23 @@ struct Vocab::Model {
   std::string bytes;
 };
 
+struct Vocab::Numbering {
+  std::unordered_map<std::string, int> ids;
+  std::vector<std::string> pieces;  // by id; empty where the file has no piece
+  int pad = -1, unk = -1, eos = -1;
+
+  int id(const std::string& piece) const {
+    const auto found = ids.find(piece);
+    return found == ids.end() ? unk : found->second;
+  }
+};
+
 namespace {
 
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxModelBytes = int64_t{64} << 20;
+constexpr int kLargestId = 999'999;
 constexpr int kByteIds = 256;
 constexpr int kSpecialIds = 4;
 
@@ -152,8 +165,54 @@ Vocab Vocab::from_bytes(std::string_view bytes, const std::string& name) {
   return Vocab(std::move(model));
 }
 
+Vocab Vocab::numbered_by(const std::string& path) const {
+  const auto table = nlohmann::json::parse(read_bytes(path, kMaxModelBytes), nullptr, /*allow_exceptions=*/false);
+  if (!table.is_object()) throw Error(path + " is not a JSON object of pieces and their numbers.");
+  auto numbering = std::make_shared<Numbering>();
+  for (const auto& [piece, id] : table.items()) {
+    if (!id.is_number_integer() || id < 0 || id > kLargestId) {
+      throw Error(path + " numbers \"" + piece + "\" " + id.dump() + "; ids are whole numbers from 0 to " +
+                  std::to_string(kLargestId) + ".");
+    }
+    const auto at = id.get<size_t>();
+    if (at >= numbering->pieces.size()) numbering->pieces.resize(at + 1);
+    if (!numbering->pieces[at].empty()) {
+      throw Error(path + " gives both \"" + numbering->pieces[at] + "\" and \"" + piece + "\" the number " +
+                  std::to_string(at) + ".");
+    }
+    numbering->pieces[at] = piece;
+    numbering->ids.emplace(piece, static_cast<int>(at));
+  }
+  const auto special = [&](const char* piece) {
+    const auto found = numbering->ids.find(piece);
+    if (found == numbering->ids.end()) throw Error(path + " has no number for " + piece + ".");
+    return found->second;
+  };
+  numbering->pad = special("<pad>");
+  numbering->unk = special("<unk>");
+  numbering->eos = special("</s>");
+  Vocab result(model_);
+  result.note_ = note_;
+  bool same = has_fixed_ids() && static_cast<int>(numbering->ids.size()) == model_->pieces->size();
+  for (int i = 0; same && i < model_->pieces->size(); ++i) same = numbering->id(model_->pieces->piece(i)) == i;
+  if (!same) result.numbering_ = std::move(numbering);
+  return result;
+}
+
+std::string Vocab::numbering_json() const {
+  nlohmann::ordered_json table = nlohmann::ordered_json::object();
+  // By id, where ordered_json's own search for a key that is there already would take a second.
+  auto& pairs = table.get_ref<nlohmann::ordered_json::object_t&>();
+  for (int i = 0; i < size(); ++i) pairs.emplace_back(piece(i), i);
+  return table.dump(1) + "\n";
+}
+
 std::vector<int> Vocab::encode(std::string_view text) const {
   std::vector<int> ids;
+  if (numbering_ != nullptr) {
+    for (const std::string& piece : pieces(text)) ids.push_back(numbering_->id(piece));
+    return ids;
+  }
   const std::string why = model_->pieces->encode(text, ids);
   if (!why.empty()) throw Error("SentencePiece cannot encode the text: " + why);
   return ids;
@@ -161,14 +220,30 @@ std::vector<int> Vocab::encode(std::string_view text) const {
 
 std::vector<std::string> Vocab::pieces(std::string_view text) const {
   std::vector<std::string> out;
+  std::string language;
+  // Only what is known: elsewhere ">>" may begin an ordinary line.
+  if (numbering_ != nullptr && text.starts_with(">>")) {
+    if (const size_t end = text.find("<<"); end != std::string_view::npos) language = text.substr(0, end + 2);
+    if (numbering_->ids.count(language) == 0) language.clear();
+    text.remove_prefix(language.size());
+  }
   const std::string why = model_->pieces->encode(text, out);
   if (!why.empty()) throw Error("SentencePiece cannot encode the text: " + why);
+  if (!language.empty()) out.insert(out.begin(), language);
   return out;
 }
 
 std::string Vocab::decode(std::span<const int> ids) const {
   for (const int id : ids) piece(id);  // checks
   std::string text;
+  if (numbering_ != nullptr) {
+    std::vector<std::string> words;
+    for (const int id : ids) {
+      const bool special = id == numbering_->pad || id == numbering_->unk || id == numbering_->eos;
+      if (!special && !piece(id).empty()) words.push_back(piece(id));
+    }
+    return decode(words);
+  }
   const std::string why = model_->pieces->decode(ids, text);
   if (!why.empty()) throw Error("SentencePiece cannot decode the ids: " + why);
   return text;
@@ -178,23 +253,36 @@ std::string Vocab::decode(std::span<const std::string> pieces) const {
   std::string text;
   const std::string why = model_->pieces->decode(pieces, text);
   if (!why.empty()) throw Error("SentencePiece cannot decode the pieces: " + why);
-  return text;
+  if (numbering_ == nullptr) return text;
+  // SentencePiece leaves the mark of a space in pieces that it does not know: here those of the other language.
+  static const std::string space = "\u2581", blank = " \t\r\n";
+  for (size_t at = 0; (at = text.find(space, at)) != std::string::npos;) text.replace(at, space.size(), " ");
+  const size_t begin = text.find_first_not_of(blank);
+  return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(blank) + 1 - begin);
 }
 
-int Vocab::size() const { return model_->pieces->size(); }
+int Vocab::size() const {
+  return numbering_ != nullptr ? static_cast<int>(numbering_->pieces.size()) : model_->pieces->size();
+}
 
 std::string Vocab::piece(int id) const {
   if (id < 0 || id >= size()) {
     throw Error("There is no piece " + std::to_string(id) + "; the vocabulary has " + std::to_string(size()) + ".");
   }
-  return model_->pieces->piece(id);
+  return numbering_ != nullptr ? numbering_->pieces[static_cast<size_t>(id)] : model_->pieces->piece(id);
 }
 
-int Vocab::id(const std::string& piece) const { return model_->pieces->id(piece); }
+int Vocab::id(const std::string& piece) const {
+  return numbering_ != nullptr ? numbering_->id(piece) : model_->pieces->id(piece);
+}
+
+int Vocab::pad() const { return numbering_ != nullptr ? numbering_->pad : model_->pieces->pad_id(); }
+int Vocab::unk() const { return numbering_ != nullptr ? numbering_->unk : model_->pieces->unk_id(); }
+int Vocab::eos() const { return numbering_ != nullptr ? numbering_->eos : model_->pieces->eos_id(); }
 
 bool Vocab::has_fixed_ids() const {
   const Pieces& p = *model_->pieces;
-  return p.pad_id() == kPad && p.unk_id() == kUnk && p.bos_id() == kBos && p.eos_id() == kEos;
+  return numbering_ == nullptr && p.pad_id() == kPad && p.unk_id() == kUnk && p.bos_id() == kBos && p.eos_id() == kEos;
 }
 
 const std::string& Vocab::bytes() const { return model_->bytes; }

@@ -27,6 +27,11 @@ struct VocabOptions {
 // A SentencePiece model. Ids of those trained here: pad 0, <unk> 1, <s> 2, </s> 3, then the 256 bytes, then pieces.
 // Byte fallback is on: a character without a piece is spelt in UTF-8 bytes, so that <unk> never occurs and names,
 // emoji and other scripts come through a translation unharmed; it costs 256 ids, 3% of 8000.
+// Marian's models as Hugging Face keeps them number their pieces in a file of their own, vocab.json, and SentencePiece
+// only cuts the text: numbered_by() makes such a vocabulary of a SentencePiece model. Two differences in use: a
+// language token before the text, as in ">>fra<< Good morning", is one piece if the file knows it; a piece that the
+// file does not know is <unk>, which decode leaves out.
+//
 // Copies share one model; all const functions may be called from several threads at once.
 class Vocab {
  public:
@@ -43,6 +48,14 @@ class Vocab {
   static Vocab load(const std::string& path);
   static Vocab from_bytes(std::string_view model, const std::string& name = "the vocabulary");
 
+  // The same pieces with the ids of a vocab.json: an object of pieces and their numbers, which has <unk>, <pad> and
+  // </s>. One that gives every piece the id it has here changes nothing. Throws heed::Error for a file that is missing
+  // or says something else.
+  Vocab numbered_by(const std::string& path) const;
+  bool is_numbered() const { return numbering_ != nullptr; }
+  // vocab.json for the ids this vocabulary has.
+  std::string numbering_json() const;
+
   // Subword ids of one line, without <s> and </s>.
   std::vector<int> encode(std::string_view text) const;
   // The same as text: "▁Hel" "lo".
@@ -51,10 +64,13 @@ class Vocab {
   std::string decode(std::span<const int> ids) const;
   std::string decode(std::span<const std::string> pieces) const;
 
-  int size() const;
+  int size() const;                        // one more than the largest id
   std::string piece(int id) const;         // throws heed::Error for an id outside 0..size()-1
   int id(const std::string& piece) const;  // the id of <unk> if there is no such piece
   bool has_fixed_ids() const;              // pad, <unk>, <s> and </s> are kPad, kUnk, kBos and kEos
+  int pad() const;                         // -1 if there is none; so the next two
+  int unk() const;
+  int eos() const;
 
   // What train had to change ("The text gives 1,234 pieces, not 8,000."); otherwise empty.
   const std::string& note() const { return note_; }
@@ -63,9 +79,11 @@ class Vocab {
 
  private:
   struct Model;
+  struct Numbering;
   explicit Vocab(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
 
   std::shared_ptr<const Model> model_;
+  std::shared_ptr<const Numbering> numbering_;  // null: the model's own ids
   std::string note_;
 };
 
