@@ -19,7 +19,9 @@
 #include <random>
 #include <thread>
 
+#include "apps/translate/alignment.h"
 #include "apps/translate/batches.h"
+#include "apps/translate/infer.h"
 #include "libtorch/files.h"
 
 namespace fs = std::filesystem;
@@ -30,14 +32,14 @@ using heed::nn::write_file;
 namespace {
 
 // Sentences of number words and their reversal: attention is what solves it.
+constexpr const char* kWords[] = {"one", "two", "six", "ten", "red", "cat", "dog", "sun"};
 std::vector<Pair> reversals(int n, unsigned seed) {
-  const char* words[] = {"one", "two", "six", "ten", "red", "cat", "dog", "sun"};
   std::mt19937 random(seed);
   std::vector<Pair> pairs;
   for (int i = 0; i < n; ++i) {
     Pair pair;
     for (unsigned k = 0, length = 2 + random() % 4; k < length; ++k) {
-      const std::string word = words[random() % 8];
+      const std::string word = kWords[random() % 8];
       pair.source += (k > 0 ? " " : "") + word;
       pair.target = word + (k > 0 ? " " : "") + pair.target;
     }
@@ -145,6 +147,25 @@ TEST_P(TrainBoth, LearnsToReverse) {
     tokens += batch.target_tokens();
   }
   EXPECT_NEAR(sum / static_cast<double>(tokens), result.best_valid_loss, 1e-4);
+
+  // The attention that was chosen to tell what a word comes from tells it: word k from word n - 1 - k.
+  const Translator translator = Translator::load(path("m"));
+  int64_t right = 0, words = 0;
+  std::mt19937_64 random(7);
+  for (int i = 0; i < 30; ++i) {
+    std::vector<std::string> different(std::begin(kWords), std::end(kWords));
+    std::shuffle(different.begin(), different.end(), random);
+    const std::string sentence = different[0] + " " + different[1] + " " + different[2] + " " + different[3];
+    const Translation t = translator.translate(std::vector<std::string>{sentence}, {.attention = true})[0];
+    const WordAlignment a = align_words({t.source_pieces, t.target_pieces, t.attention});
+    for (size_t k = 0; k < a.target.size(); ++k) {
+      ++words;
+      for (const auto& link : a.links) {
+        right += link.target == static_cast<int64_t>(k) && a.source[static_cast<size_t>(link.source)] == a.target[k];
+      }
+    }
+  }
+  EXPECT_GT(right, words * 8 / 10) << right << " of " << words;
 
   const auto log = nlohmann::json::parse(read_file(path("m/training.json")));
   EXPECT_EQ(log.at("curve").size(), result.curve.size());

@@ -186,6 +186,10 @@ std::vector<Translation> Translator::translate(std::span<const Request> requests
     result.source_pieces = pieces_of(*source_, sources[i].ids);
     result.target_pieces = pieces_of(*target_, hypothesis.tokens);
     result.attention = rows_of(hypothesis.attention);
+    if (config.alignment.next && result.attention.size() > 1) {
+      result.attention.erase(result.attention.begin());
+      result.attention.push_back(result.attention.back());  // nothing has read the last token: its own step's
+    }
     result.left_out = sources[i].left_out;
     result.missing = missing_from(result.text, requests[i].required);
     return result;

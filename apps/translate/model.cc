@@ -380,6 +380,14 @@ ModelConfig ModelConfig::from_json(const json& j) {
   }
   if (c.arch == "rnn" || j.contains("dropout")) c.dropout = probability(j, "dropout");
   c.lowercase = flag(j, "do_lower_case", false);
+  if (c.arch == "transformer" && j.contains("heed_alignment")) {
+    const json& from = j["heed_alignment"];
+    const auto number = [&](const char* key, int64_t below) {
+      return whole(member(from, key), std::string("heed_alignment.") + key, -1, below - 1);
+    };
+    c.alignment = {number("layer", c.completed().decoder_layers), number("head", c.completed().decoder_heads),
+                   flag(from, "next")};
+  }
   check(c);
   return c;
 }
@@ -399,6 +407,9 @@ json ModelConfig::to_json() const {
   j["vocab_size"] = vocab;
   j["dropout"] = dropout;
   j["do_lower_case"] = lowercase;
+  if (alignment != AlignmentFrom{}) {
+    j["heed_alignment"] = {{"layer", alignment.layer}, {"head", alignment.head}, {"next", alignment.next}};
+  }
   j["torch_dtype"] = "float32";
   j["is_encoder_decoder"] = true;
   if (arch == "rnn") {

@@ -36,6 +36,14 @@ struct Generation {
   bool operator==(const Generation&) const = default;
 };
 
+// Which of a Transformer's attentions to the source tells what a token translates (choose_alignment.h).
+struct AlignmentFrom {
+  int64_t layer = -1;  // of the decoder; -1: the last
+  int64_t head = -1;   // -1: the mean over the heads
+  bool next = false;   // the attention of the step that reads the token, not of the one that produces it
+  bool operator==(const AlignmentFrom&) const = default;
+};
+
 // What config.json says. dim is the width of the Transformer and of the RNN's embeddings.
 struct ModelConfig {
   std::string arch = "rnn";     // "rnn": bidirectional GRU + additive attention + GRU. "transformer": Marian's layout
@@ -59,6 +67,7 @@ struct ModelConfig {
 
   TokenIds tokens = {};           // rnn: always these
   Generation generation = {};     //
+  AlignmentFrom alignment = {};   // transformer
   ModelConfig completed() const;  // with numbers in place of the zeros that stand for others
 
   static ModelConfig from_json(
@@ -94,11 +103,12 @@ class Model : public torch::nn::Module {
   virtual torch::Tensor step(State& state, const torch::Tensor& tokens) = 0;
   // Keeps hypotheses rows[0], rows[1], ... in that order; rows may repeat or drop some. rows: [M] int64.
   virtual void select(State& state, const torch::Tensor& rows) = 0;
-  // Where the last step looked: [N, S], rows sum to 1. rnn: the additive weights; transformer: the last layer's cross
-  // attention, mean over heads. Computed only when asked.
+  // Where the last step looked: [N, S], rows sum to 1. rnn: the additive weights; transformer: what config().alignment
+  // says. Computed only when asked.
   virtual torch::Tensor alignment(State& state) = 0;
 
   const ModelConfig& config() const { return config_; }  // completed
+  void set_alignment(const AlignmentFrom& from) { config_.alignment = from; }
 
  protected:
   explicit Model(const ModelConfig& config) : config_(config.completed()) {}

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "apps/translate/batches.h"
+#include "apps/translate/choose_alignment.h"
 #include "apps/translate/marian.h"
 #include "apps/translate/utf8.h"
 #include "apps/translate/vocab.h"
@@ -209,6 +210,9 @@ class Task : public nn::TrainingTask {
     return sum / static_cast<double>(tokens);
   }
 
+  const std::vector<Example>& train_examples() const { return train_; }
+  const std::vector<Example>& validation_examples() const { return validation_; }
+
  private:
   Model& model_;
   std::vector<Example> train_, validation_;
@@ -252,6 +256,7 @@ json to_json(const TrainResult& r) {
           {"target_tokens", r.target_tokens},
           {"seconds", r.seconds},
           {"best_valid_loss", finite(r.best_valid_loss)},
+          {"alignment_agreement", finite(r.alignment_agreement)},
           {"notes", r.notes},
           {"curve", curve}};
 }
@@ -266,6 +271,7 @@ TrainResult result_from_json(const json& j) {
   r.target_tokens = j.at("target_tokens").get<int64_t>();
   r.seconds = j.at("seconds").get<double>();
   r.best_valid_loss = real(j.at("best_valid_loss"));
+  r.alignment_agreement = real(j.at("alignment_agreement"));
   r.notes = j.at("notes").get<std::vector<std::string>>();
   for (const json& p : j.at("curve")) {
     r.curve.push_back({p.at("step").get<int64_t>(), p.at("seconds").get<double>(), real(p.at("train_loss")),
@@ -367,7 +373,13 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
   result.best_valid_loss = summary.best_valid_loss;
   result.interrupted = summary.interrupted;
   result.curve = summary.curve;
-  if (!result.interrupted) finish(folder, *model, vocab, identity, result);
+  if (result.interrupted) return result;
+  if (auto* transformer = dynamic_cast<TransformerModel*>(model.get())) {
+    const AlignmentChoice choice = choose_alignment(*transformer, task.train_examples(), task.validation_examples());
+    transformer->set_alignment(choice.from);
+    result.alignment_agreement = choice.agreement;
+  }
+  finish(folder, *model, vocab, identity, result);
   return result;
 }
 

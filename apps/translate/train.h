@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -61,6 +62,9 @@ struct TrainResult {
   int64_t target_tokens = 0;  // trained on, all passes together
   double seconds = 0;
   double best_valid_loss = 0;
+  // transformer: how far the attention that is read as word alignment agrees with IBM Model 1 (choose_alignment.h),
+  // 0..1
+  double alignment_agreement = std::numeric_limits<double>::quiet_NaN();
   bool interrupted = false;        // by Ctrl-C: a checkpoint was saved and the same command goes on from it
   std::vector<std::string> notes;  // sentences the user should read: a smaller vocabulary, pairs left out
   std::vector<TrainPoint> curve;

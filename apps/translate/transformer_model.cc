@@ -149,7 +149,7 @@ struct TransformerModel::Beams : Model::State {
     for (const int64_t row : layers.front().rows) of_rows.push_back(lengths[static_cast<size_t>(row)]);
     return heed::lengths(of_rows);
   }
-  Tensor last_input;  // [N, 1, dim]: the last layer's input in the last step, for alignment
+  Tensor aligner_input;  // [N, 1, dim]: of the layer whose attention is the alignment, in the last step
 };
 
 std::unique_ptr<Model::State> TransformerModel::start(const Tensor& source, const std::vector<int64_t>& lengths) {
@@ -165,7 +165,7 @@ Tensor TransformerModel::step(State& given, const Tensor& tokens) {
   const nn::AttendOptions attend{.mask = state.mask()};
   Tensor x = embed(target_, tokens.unsqueeze(1), positions(state.position++, 1));
   for (size_t i = 0; i < decoder_.size(); ++i) {
-    if (i + 1 == decoder_.size()) state.last_input = x;
+    if (i == aligner()) state.aligner_input = x;
     x = decoder_[i]->step(x, state.layers[i], attend).out;
   }
   return output(x.flatten(0, 1));
@@ -174,24 +174,38 @@ Tensor TransformerModel::step(State& given, const Tensor& tokens) {
 void TransformerModel::select(State& given, const Tensor& rows) {
   auto& state = static_cast<Beams&>(given);
   for (auto& layer : state.layers) layer.select(rows);
-  if (state.last_input.defined()) state.last_input = state.last_input.index_select(0, rows);
+  if (state.aligner_input.defined()) state.aligner_input = state.aligner_input.index_select(0, rows);
 }
 
 Tensor TransformerModel::alignment(State& given) {
   auto& state = static_cast<Beams&>(given);
-  if (!state.last_input.defined()) throw Error("alignment was asked for before the first step");
-  // The first half of the last layer once more, with what its cache holds: cheaper than keeping weights that are
-  // seldom wanted.
-  nn::TransformerDecoderLayer& layer = decoder_.back();
-  const nn::LayerCache& cache = state.layers.back();
-  const Tensor& x = state.last_input;
+  if (!state.aligner_input.defined()) throw Error("alignment was asked for before the first step");
+  // The first half of the layer once more, with what its cache holds: cheaper than keeping weights that are seldom
+  // wanted.
+  nn::TransformerDecoderLayer& layer = decoder_[aligner()];
+  const nn::LayerCache& cache = state.layers[aligner()];
+  const Tensor& x = state.aligner_input;
   const Tensor self = layer->self_attn->attend(x, cache.self.all()).out;
   const Tensor query = layer->self_attn_layer_norm->forward(x + self);
   const nn::AttendOptions attend{.mask = state.mask(), .want_weights = true};
   const auto sentences = static_cast<int64_t>(cache.rows.size());
   const Tensor weights =  // [sentences, heads, hypotheses of each, S]
       layer->encoder_attn->attend(query.view({sentences, cache.group, config_.dim}), cache.cross, attend).weights;
-  return weights.mean(1).flatten(0, 1);
+  const int64_t head = config_.alignment.head;
+  return (head < 0 ? weights.mean(1) : weights.select(1, head)).flatten(0, 1);
+}
+
+std::vector<Tensor> TransformerModel::looks(const Batch& batch) {
+  const nn::AttendOptions attend{.mask = lengths(batch.source_lengths), .want_weights = true};
+  const Tensor memory = encode(batch.source, attend.mask);
+  Tensor x = embed(target_, batch.target_in, positions(0, batch.target_in.size(1)));
+  std::vector<Tensor> found;
+  for (auto& layer : decoder_) {
+    nn::DecoderOutput output = layer->forward(x, memory, attend);
+    x = output.out;
+    found.push_back(std::move(output.cross_weights));
+  }
+  return found;
 }
 
 }  // namespace heed::translate

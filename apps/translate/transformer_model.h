@@ -27,6 +27,9 @@ class TransformerModel : public Model {
   void select(State& state, const torch::Tensor& rows) override;
   torch::Tensor alignment(State& state) override;
 
+  // Where the decoder looked while it read the batch's targets: [B, heads, T, S] of each layer.
+  std::vector<torch::Tensor> looks(const Batch& batch);
+
  private:
   struct Beams;
 
@@ -34,7 +37,11 @@ class TransformerModel : public Model {
   // [rows, dim], [B, L], [L, dim] -> [B, L, dim]
   torch::Tensor embed(const torch::Tensor& matrix, const torch::Tensor& ids, const torch::Tensor& positions);
   torch::Tensor positions(int64_t begin, int64_t length) const;  // [length, dim]; throws beyond the last
-  torch::Tensor output(const torch::Tensor& x);                  // [N, dim] -> [N, target_vocab]
+  size_t aligner() const {                                       // the layer of config().alignment
+    const int64_t layer = config_.alignment.layer;
+    return layer < 0 ? decoder_.size() - 1 : static_cast<size_t>(layer);
+  }
+  torch::Tensor output(const torch::Tensor& x);  // [N, dim] -> [N, target_vocab]
 
   torch::Tensor source_, target_, output_;  // [vocab, dim], [target_vocab, dim] twice: two of them or all may be one
   torch::Tensor positions_;                 // [max_positions, dim]; not a parameter and not stored
