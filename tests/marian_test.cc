@@ -262,6 +262,13 @@ TEST_F(Edited, Configs) {
   EXPECT_SAYS(after("vocab.json", [](json& j) { j.erase("<unk>"); }), "no number for <unk>");
   EXPECT_SAYS(after("vocab.json", [](json& j) { j["<unk>"] = "x"; }), "\"x\"");
   EXPECT_SAYS(after("vocab.json", [](json& j) { j = json::array(); }), "not a JSON object");
+  // Tokens that are nothing may be said, and are silent.
+  EXPECT_EQ(after("vocab.json", [](json& j) { j.erase(">>fra<<"); }), "");
+  const auto vocab =
+      Vocab::load((folder_.path / "source.spm").string()).numbered_by((folder_.path / "vocab.json").string(), 400);
+  EXPECT_EQ(vocab.size(), 400);
+  EXPECT_EQ(vocab.decode(std::vector<int>{vocab.id("▁cat"), 399, vocab.pad()}), "cat");
+  EXPECT_EQ(vocab.piece(399), "");
   fs::remove(folder_.path / "vocab.json");
   EXPECT_SAYS(complaint([&] { Translator::load(folder_.path.string()); }), "no vocab.json");
 }

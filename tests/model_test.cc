@@ -19,6 +19,7 @@
 #include "apps/translate/padding.h"
 #include "apps/translate/rnn_model.h"
 #include "apps/translate/transformer_model.h"
+#include "libtorch/beams.h"
 #include "libtorch/dropout.h"
 #include "libtorch/safetensors.h"
 
@@ -737,12 +738,12 @@ TEST(DropoutTest, DoesNotDependOnThreads) {
 }
 
 TEST(PaddingTest, Layouts) {
-  EXPECT_EQ(layout_of({5, 5, 5, 7, 7, 7}).group, 3);
-  EXPECT_EQ(layout_of({5, 5, 5, 7, 7, 7}).sources, (std::vector<int64_t>{5, 7}));
-  EXPECT_EQ(layout_of({5, 5, 7}).group, 1);
-  EXPECT_EQ(layout_of({5, 5, 7}).sources, (std::vector<int64_t>{5, 5, 7}));
-  EXPECT_EQ(layout_of({1}).group, 1);
-  EXPECT_EQ(layout_of({}).group, 1);
+  EXPECT_EQ(nn::layout_of({5, 5, 5, 7, 7, 7}).group, 3);
+  EXPECT_EQ(nn::layout_of({5, 5, 5, 7, 7, 7}).sources, (std::vector<int64_t>{5, 7}));
+  EXPECT_EQ(nn::layout_of({5, 5, 7}).group, 1);
+  EXPECT_EQ(nn::layout_of({5, 5, 7}).sources, (std::vector<int64_t>{5, 5, 7}));
+  EXPECT_EQ(nn::layout_of({1}).group, 1);
+  EXPECT_EQ(nn::layout_of({}).group, 1);
 }
 
 }  // namespace

@@ -46,17 +46,16 @@ std::pair<std::shared_ptr<const Vocab>, std::shared_ptr<const Vocab>> load_vocab
     throw Error(source_path + " and " + target_path + " differ and there is no vocab.json to number their pieces" +
                 "; copy it from where the model comes from");
   }
-  const auto made = [&](const Vocab& vocab, const std::string& ids) {
-    return std::make_shared<const Vocab>(numbered ? vocab.numbered_by(ids) : vocab);
+  const auto made = [&](const Vocab& vocab, const std::string& ids, int64_t size) {
+    return std::make_shared<const Vocab>(numbered ? vocab.numbered_by(ids, size) : vocab);
   };
-  const auto first = made(source, table);
+  const auto first = made(source, table, config.vocab);
   if (alike && !two_tables) return {first, first};
-  return {first, made(target, two_tables ? (dir / "target_vocab.json").string() : table)};
+  return {first, made(target, two_tables ? (dir / "target_vocab.json").string() : table, config.target_vocab)};
 }
 
 void check_vocab(const Vocab& vocab, const TokenIds& tokens, int64_t size) {
-  // A numbering may leave rows of the embedding without a piece: some are made up to a multiple of 8.
-  if (vocab.is_numbered() ? vocab.size() > size : vocab.size() != size) {
+  if (vocab.size() != size) {
     throw Error("the vocabulary has " + std::to_string(vocab.size()) + " pieces and the model " + std::to_string(size) +
                 "; they do not belong together");
   }

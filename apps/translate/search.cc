@@ -305,22 +305,18 @@ std::vector<std::vector<Hypothesis>> beam_search(Model& model, const Tensor& sou
     if (!ids.renormalize) log_probs = torch::log_softmax(log_probs.to(torch::kFloat32), 1);
     for (const int64_t banned : ids.banned) log_probs.select(1, banned).fill_(kNever);
     if (ids.renormalize) log_probs = torch::log_softmax(log_probs.to(torch::kFloat32), 1).contiguous();
-    if (ids.forced_end >= 0) {
-      const int64_t width = log_probs.size(0) / static_cast<int64_t>(live.size());
-      for (size_t s = 0; s < live.size(); ++s) {
-        // What still lacks a required token must not end here.
-        if (static_cast<int64_t>(t) + 1 < options.max_steps[live[s].index] || !live[s].met.empty()) continue;
-        const Tensor rows = log_probs.narrow(0, static_cast<int64_t>(s) * width, width);
-        rows.fill_(kNever);
-        rows.select(1, ids.forced_end).zero_();
-      }
+    const int64_t rows = log_probs.size(0), vocab = log_probs.size(1);
+    const int64_t width = rows / static_cast<int64_t>(live.size());
+    for (size_t s = 0; s < live.size() && ids.forced_end >= 0; ++s) {
+      // What still lacks a required token must not end here.
+      if (static_cast<int64_t>(t) + 1 < options.max_steps[live[s].index] || !live[s].met.empty()) continue;
+      const Tensor of_sentence = log_probs.narrow(0, static_cast<int64_t>(s) * width, width).fill_(kNever);
+      of_sentence.select(1, ids.forced_end).zero_();
     }
     Step step;
     if (options.attention || covering) step.attention = model.alignment(*state).to(torch::kFloat32);
     if (covering) covered = covered.defined() ? covered + step.attention : step.attention;
 
-    const int64_t rows = log_probs.size(0), vocab = log_probs.size(1);
-    const int64_t width = rows / static_cast<int64_t>(live.size());
     std::vector<std::vector<Candidate>> best(static_cast<size_t>(rows));
     at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / vocab), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {

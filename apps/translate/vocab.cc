@@ -165,7 +165,7 @@ Vocab Vocab::from_bytes(std::string_view bytes, const std::string& name) {
   return Vocab(std::move(model));
 }
 
-Vocab Vocab::numbered_by(const std::string& path) const {
+Vocab Vocab::numbered_by(const std::string& path, int64_t size) const {
   const auto table = nlohmann::json::parse(read_bytes(path, kMaxModelBytes), nullptr, /*allow_exceptions=*/false);
   if (!table.is_object()) throw Error(path + " is not a JSON object of pieces and their numbers.");
   auto numbering = std::make_shared<Numbering>();
@@ -191,6 +191,7 @@ Vocab Vocab::numbered_by(const std::string& path) const {
   numbering->pad = special("<pad>");
   numbering->unk = special("<unk>");
   numbering->eos = special("</s>");
+  numbering->pieces.resize(std::max(numbering->pieces.size(), static_cast<size_t>(std::max<int64_t>(0, size))));
   Vocab result(model_);
   result.note_ = note_;
   bool same = has_fixed_ids() && static_cast<int>(numbering->ids.size()) == model_->pieces->size();

@@ -49,9 +49,9 @@ class Vocab {
   static Vocab from_bytes(std::string_view model, const std::string& name = "the vocabulary");
 
   // The same pieces with the ids of a vocab.json: an object of pieces and their numbers, which has <unk>, <pad> and
-  // </s>. One that gives every piece the id it has here changes nothing. Throws heed::Error for a file that is missing
-  // or says something else.
-  Vocab numbered_by(const std::string& path) const;
+  // </s>. Of the `size` tokens of a model some may be nothing: models are made up to a multiple of 8. A file that gives
+  // every piece the id it has here changes nothing. Throws heed::Error for one that is missing or says something else.
+  Vocab numbered_by(const std::string& path, int64_t size) const;
   bool is_numbered() const { return numbering_ != nullptr; }
   // vocab.json for the ids this vocabulary has.
   std::string numbering_json() const;
