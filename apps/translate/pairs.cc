@@ -1,4 +1,5 @@
-// Reading sentence pairs from TSV, line-aligned files and catalogues; splitting them without leakage.
+// Reading sentence pairs from TSV, line-aligned files, catalogues and translation memories; splitting them without
+// leakage.
 #include "apps/translate/pairs.h"
 
 #include <heed/attention.h>
@@ -13,6 +14,7 @@
 #include <utility>
 
 #include "apps/translate/gettext.h"
+#include "apps/translate/tmx_file.h"
 #include "apps/translate/utf8.h"
 
 namespace heed::translate {
@@ -202,6 +204,36 @@ PairFile read_catalogue(const std::string& path, bool binary) {
   return file;
 }
 
+PairFile read_memory(const std::string& path, const Languages& given) {
+  const TmxFile memory(read_bytes(path, kMaxTmxBytes), path);
+  const Languages languages = choose_languages(memory, given);
+  PairFile file;
+  for (const TmxUnit& unit : memory.units()) {
+    file.lines++;
+    const auto source = find_variant(unit, languages.source), target = find_variant(unit, languages.target);
+    if (!source || !target || source == target) {
+      file.skipped_empty++;
+      continue;
+    }
+    Pair pair{memory.plain_text(unit.variants[*source]), memory.plain_text(unit.variants[*target])};
+    if (pair.source.empty() || pair.target.empty()) {
+      file.skipped_empty++;
+    } else if (pair.source.find('\0') != std::string::npos || pair.target.find('\0') != std::string::npos) {
+      file.skipped_utf8++;
+    } else if (static_cast<int64_t>(std::max(pair.source.size(), pair.target.size())) > kMaxLineBytes) {
+      file.skipped_long++;
+    } else {
+      file.pairs.push_back(std::move(pair));
+    }
+  }
+  if (file.pairs.empty()) {
+    throw Error(path + " holds no usable pair: of " + with_commas(file.lines) + " units " +
+                with_commas(file.skipped_empty) + " have no text in " + languages.source + " or in " +
+                languages.target + ".");
+  }
+  return file;
+}
+
 }  // namespace
 
 std::string PairFile::summary() const { return summarise(pairs.size(), "pair", *this); }
@@ -273,13 +305,14 @@ PairFile read_lines(const std::string& source_path, const std::string& target_pa
   return file;
 }
 
-PairFile read_pairs(const std::string& path) {
+PairFile read_pairs(const std::string& path, const Languages& languages) {
   std::string name = lower(std::string_view(path));
   if (name.ends_with(".gz")) name.resize(name.size() - 3);
   if (name.ends_with(".tsv") || name.ends_with(".txt")) return read_tsv(path);
   if (name.ends_with(".po")) return read_catalogue(path, false);
   if (name.ends_with(".mo")) return read_catalogue(path, true);
-  throw Error(path + ": pairs are read from files ending in .tsv, .txt, .po or .mo, each also with .gz behind.");
+  if (name.ends_with(".tmx")) return read_memory(path, languages);
+  throw Error(path + ": pairs are read from files ending in .tsv, .txt, .po, .mo or .tmx, each also with .gz behind.");
 }
 
 SentenceFile read_sentences(const std::string& path) {
