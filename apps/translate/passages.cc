@@ -125,6 +125,7 @@ struct Part {
   Candidate chosen;
   double weighted_score = 0, weighted_log = 0;  // sums over tokens
   int64_t tokens = 0, left_out = 0;
+  std::vector<int64_t> origins;
   std::vector<std::string> missing_terms;
 };
 
@@ -346,6 +347,7 @@ class Renderer {
     part.weighted_log += tokens * std::log(std::max(candidate.confidence, 1e-300));
     part.tokens += static_cast<int64_t>(tokens);
     part.left_out += candidate.left_out;
+    part.origins.push_back(candidate.origin);
   }
 
   void choose(Part& part, const Passage& passage, const Plan& plan) {
@@ -496,6 +498,7 @@ class Renderer {
         log += part.weighted_log;
         tokens += part.tokens;
         r.left_out += part.left_out;
+        r.origins.insert(r.origins.end(), part.origins.begin(), part.origins.end());
         piecewise = piecewise || part.how == How::piecewise;
         translated = translated || part.how == How::whole;
         r.missing_terms.insert(r.missing_terms.end(), part.missing_terms.begin(), part.missing_terms.end());

@@ -37,6 +37,7 @@ struct Candidate {
   double score = 0, confidence = 0;
   int64_t tokens = 1;    // of the translation
   int64_t left_out = 0;  // pieces at the end of the source that were not translated
+  int64_t origin = -1;   // the engine's own number for it, by which it finds what else it knows
 };
 // For each task its translations, best first.
 using Engine = std::function<std::vector<std::vector<Candidate>>(std::span<const Task>)>;
@@ -57,6 +58,7 @@ struct Rendering {
   int64_t left_out = 0;                    // as Candidate's
   std::vector<std::string> missing_terms;  // targets that the translation lacks
   std::vector<Candidate> alternatives;     // the next best ones; none if it was cut
+  std::vector<int64_t> origins;            // of the translations it is made of, from left to right
 };
 
 struct RenderOptions {
