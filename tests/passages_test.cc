@@ -123,6 +123,49 @@ TEST(Passages, TheFirstIntactOneOfTheNBestIsTaken) {
   EXPECT_EQ(r.alternatives[0].text, "mach %s auf");
 }
 
+TEST(Passages, WordsAreBetterThanForcedPlaceholders) {
+  const auto engine = [](double whole, double words) {
+    return [=](std::span<const Task> tasks) {
+      std::vector<std::vector<Candidate>> all;
+      for (const Task& task : tasks) {
+        const bool is_whole = task.text.find('%') != std::string::npos;
+        all.push_back(
+            {{good(task.text) + (is_whole ? " forced" : ""), -1, is_whole ? whole : words, 3, 0, is_whole ? 7 : 9}});
+      }
+      return all;
+    };
+  };
+  EXPECT_EQ(rendered("open %s now", engine(0.1, 0.5)), "opene %s nowe");
+  EXPECT_EQ(rendered("open %s now", engine(0.1, 0.15)), "opene %s nowe forced");
+  EXPECT_EQ(rendered("open %s now", engine(0.3, 0.9)), "opene %s nowe forced") << "sure enough";
+  const Rendering whole = render_one({"open %s now", {}, {}}, engine(0.1, 0.15));
+  EXPECT_EQ(whole.how, Rendering::How::whole);
+  EXPECT_EQ(whole.origins, std::vector<int64_t>{7});
+  const Rendering words = render_one({"open %s now", {}, {}}, engine(0.1, 0.5));
+  EXPECT_EQ(words.how, Rendering::How::piecewise);
+  EXPECT_DOUBLE_EQ(words.confidence, 0.5);
+  EXPECT_EQ(words.origins, (std::vector<int64_t>{9, 9}));
+}
+
+TEST(Passages, TagsKeepTheirWords) {
+  EXPECT_EQ(rendered("a <b>bold</b> word", fixed_engine("ein fettes Wort <b> </b>")),
+            "why: its placeholders could not be kept");
+  EXPECT_EQ(rendered("a <b></b> word", fixed_engine("ein Wort <b></b>")), "ein Wort <b></b>");
+}
+
+TEST(Passages, CapitalsComeBack) {
+  const Terms terms = Terms::parse("street\tGasse\nit\tEs\n", "t.tsv");
+  RenderOptions options;
+  options.terms = &terms;
+  const auto get = [&](const std::string& text, const std::string& answer) {
+    return render_one({text, {}, {}}, fixed_engine(answer), options).text;
+  };
+  EXPECT_EQ(get("the street", "die gasse"), "die Gasse");
+  EXPECT_EQ(get("see README.md in $HOME", "siehe readme.md in $home"), "siehe README.md in $HOME");
+  EXPECT_EQ(get("it eats", "isst es das"), "isst Es das") << "a word, not a part of one";
+  EXPECT_EQ(get("street street", "gasse Gasse"), "Gasse Gasse");
+}
+
 TEST(Passages, NoTranslationSaysWhy) {
   EXPECT_EQ(rendered("open it", fixed_engine("")), "why: the model gave nothing");
   EXPECT_EQ(rendered("open it", fixed_engine("mach %s")), "why: the model invented a placeholder");
@@ -174,6 +217,10 @@ TEST(Passages, LongTextIsCut) {
   EXPECT_EQ(line.sentences, 500);
   const Rendering blob = render_one({std::string(100000, 'z'), {}, {}}, throwing_engine(), lines);
   EXPECT_EQ(blob.text, std::string(100000, 'z'));
+  EXPECT_EQ(blob.sentences, 1);
+  // A word that is none, beside others: copied, and they are translated.
+  const std::string key = "the key is " + std::string(1000, 'z');
+  EXPECT_EQ(render_one({key, {}, {}}, good_engine(), lines).text, "thee keye ise " + std::string(1000, 'z'));
   // A tag with a sentence's end in it is not cut.
   std::string tag = "<a title=\"One. Two.\">";
   for (int i = 0; i < 60; ++i) tag += "word ";

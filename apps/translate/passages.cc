@@ -15,8 +15,14 @@ namespace {
 
 constexpr int64_t kLongText = 40;          // words; what clean_messages keeps for training ends there
 constexpr int64_t kLongestSentence = 100;  // words
+constexpr size_t kManyBytes = 1000;        // more than 40 words have, unless one of them is none
 constexpr size_t kBlob = 100;              // a word of so many ASCII characters is none
 constexpr size_t kWrappedLine = 40;        // characters of a line that may go on in the next
+
+// Below this confidence a translation has its placeholders only because they were forced into it, and the words between
+// them, translated one by one, may be better: if they are so much surer.
+constexpr double kForced = 0.25, kMuchSurer = 2;
+constexpr const char* kNotKept = "its placeholders could not be kept";
 
 using How = Rendering::How;
 
@@ -82,6 +88,46 @@ std::vector<std::string> lacking(std::string_view text, const std::vector<std::s
   return missing;
 }
 
+std::u32string folded(std::string_view text) {
+  std::u32string out;
+  for (const char32_t c : decode_utf8(text)) {
+    const std::u32string small = lower(std::u32string_view(&c, 1));
+    out.push_back(small.size() == 1 ? small.front() : c);
+  }
+  return out;
+}
+
+// A model of lower-cased text writes $home for $HOME: gives what is required its capitals back.
+void restore_capitals(std::string& text, const std::vector<std::string>& required) {
+  for (const std::string& each : lacking(text, required)) {
+    const std::u32string all = folded(text), wanted = folded(each);
+    std::u32string characters = decode_utf8(text);
+    const std::u32string exact = decode_utf8(each);
+    const auto is_word = [](char32_t c) { return is_letter(c) || (c >= '0' && c <= '9'); };
+    for (size_t at = 0; (at = all.find(wanted, at)) != std::u32string::npos; ++at) {
+      const size_t end = at + wanted.size();
+      const bool grown = (at > 0 && is_word(all[at - 1]) && is_word(all[at])) ||
+                         (end < all.size() && is_word(all[end]) && is_word(all[end - 1]));
+      if (grown || characters.compare(at, wanted.size(), exact) == 0) continue;
+      characters.replace(at, wanted.size(), exact);
+      text = encode_utf8(characters);
+      break;
+    }
+  }
+}
+
+// Pairs of tags with nothing between them.
+int64_t hollow_tags(std::string_view text, const Formats& formats) {
+  const std::vector<Placeholder> all = find_placeholders(text, formats);
+  int64_t n = 0;
+  for (size_t i = 1; i < all.size(); ++i) {
+    if (all[i].kind != Placeholder::Kind::tag || all[i - 1].kind != Placeholder::Kind::tag) continue;
+    const bool pair = text[all[i].begin + 1] == '/' && text[all[i - 1].begin + 1] != '/';
+    n += pair && trimmed(text.substr(all[i - 1].end, all[i].begin - all[i - 1].end)).empty() ? 1 : 0;
+  }
+  return n;
+}
+
 // What the engine is asked, each question once.
 class Questions {
  public:
@@ -95,6 +141,10 @@ class Questions {
   void ask(const Engine& engine) {
     if (!tasks_.empty()) answers_ = engine(tasks_);
     answers_.resize(tasks_.size());
+    for (size_t i = 0; i < tasks_.size(); ++i) {
+      if (tasks_[i].required.empty()) continue;
+      for (Candidate& candidate : answers_[i]) restore_capitals(candidate.text, tasks_[i].required);
+    }
   }
   const std::vector<Candidate>& answer(size_t i) const { return answers_[i]; }
 
@@ -260,7 +310,9 @@ class Renderer {
 
   void cut(Segment& segment, const std::string& text, const Passage& passage) {
     std::vector<Sentence> sentences;
-    if (count_words(text) > kLongText || is_blob(text)) sentences = split_sentences(text, kLongestSentence);
+    if (!is_blob(text) && (count_words(text) > kLongText || text.size() > kManyBytes)) {
+      sentences = split_sentences(text, kLongestSentence);
+    }
     if (sentences.empty()) {
       add_part(segment, text, "", passage);
       return;
@@ -317,6 +369,7 @@ class Renderer {
     if (!options_.placeholders) return true;
     if (candidate.left_out > 0) return false;
     if (!intact(source, candidate.text, passage.formats)) return false;
+    if (hollow_tags(candidate.text, passage.formats) > hollow_tags(source, passage.formats)) return false;
     // Control characters are separators or belong to a placeholder, which intact has compared.
     if (has_control(candidate.text) && !has_control(source)) return false;
     if (plan.accelerator) {
@@ -362,6 +415,8 @@ class Renderer {
       part.result = trimmed(found->text);
       part.missing_terms = lacking(part.result, part.terms);
       count(part, *found);
+      if (part.placeholders.empty() || !options_.placeholders || found->confidence >= kForced) return;
+      cut_pieces(part);  // which may be better
       return;
     }
     const bool too_long =
@@ -375,6 +430,10 @@ class Renderer {
       return;
     }
     part.how = How::piecewise;
+    cut_pieces(part);
+  }
+
+  void cut_pieces(Part& part) {
     size_t at = 0;
     const auto add = [&](size_t end) {
       const std::string text = part.text.substr(at, end - at);
@@ -402,24 +461,40 @@ class Renderer {
   }
 
   void put_together(Part& part, const Passage& passage, const Plan& plan) {
-    if (part.how != How::piecewise) return;
+    if (part.pieces.empty()) return;
+    Part joined;
+    joined.how = How::piecewise;
     for (const Part::Piece& piece : part.pieces) {
       std::string text = piece.text;
       if (piece.asked) {
         const Candidate* found = best(piece.text, second_.answer(piece.question), piece.terms, passage, plan);
         if (found == nullptr) {
-          part.why = "its placeholders could not be kept";
-          return;
+          joined.why = kNotKept;
+          break;
         }
-        count(part, *found);
+        count(joined, *found);
         text = trimmed(found->text);
         // A model ends what it takes for a sentence.
         if (text.size() > 1 && text.ends_with(".") && !piece.text.ends_with(".")) text.pop_back();
       }
-      part.result += piece.before + text + piece.after;
+      joined.result += piece.before + text + piece.after;
     }
+    if (joined.why.empty() && !intact(part.text, joined.result, passage.formats)) joined.why = kNotKept;
+    if (part.how == How::whole) {
+      const auto sure = [](const Part& p) {
+        return p.weighted_log / static_cast<double>(std::max<int64_t>(p.tokens, 1));
+      };
+      if (!joined.why.empty() || sure(joined) < sure(part) + std::log(kMuchSurer)) return;
+    }
+    part.how = How::piecewise;
+    part.why = joined.why;
+    part.result = joined.result;
+    part.weighted_score = joined.weighted_score;
+    part.weighted_log = joined.weighted_log;
+    part.tokens = joined.tokens;
+    part.left_out = joined.left_out;
+    part.origins = joined.origins;
     part.missing_terms = lacking(part.result, part.terms);
-    if (!intact(part.text, part.result, passage.formats)) part.why = "its placeholders could not be kept";
   }
 
   // ---- Step 5: passages ----
@@ -515,7 +590,7 @@ class Renderer {
       if (text) {
         r.text = *text;
       } else {
-        r.why = "its placeholders could not be kept";
+        r.why = kNotKept;
       }
     }
     if (r.why.empty()) add_alternatives(r, passage, plan);

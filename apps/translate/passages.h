@@ -5,12 +5,14 @@
 //     runs of spaces (tables) stay where they are, and what is between them is translated. A line that goes on in the
 //     next one (at least 40 characters, no full stop, a small letter next) is joined with it, and the translation is
 //     broken into as many lines. Text of more than 40 words is cut into sentences.
-//  2. Each part is translated with its placeholders as required text. The first of the translations found that has the
-//     same placeholders (placeholders.h says what that means), and all terms, is taken; if none has all terms, the
-//     first that has the placeholders.
+//  2. Each part is translated with its placeholders as required text. The first of the translations found is taken that
+//     has the same placeholders (placeholders.h says what that means), no pair of tags that lost the words between
+//     them, and all terms; if none has all terms, the first that has the placeholders. Required text comes back with
+//     its capitals, whatever the model writes.
 //  3. If none has them, the words between the placeholders are translated one by one and put together again: poorer
-//     language, but nothing is lost. If even that brings in what looks like a placeholder, the passage has no
-//     translation, and says why.
+//     language, but nothing is lost. So, too, if the model is unsure of the whole (confidence below 0.25: the
+//     placeholders are there by force) and twice as sure of the words. If even that brings in what looks like a
+//     placeholder, the passage has no translation, and says why.
 //  4. What has no letters outside placeholders is copied.
 //  5. The marker goes before a letter of the translation. The whole is looked at once more.
 #pragma once
