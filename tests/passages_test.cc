@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/translate/accelerators.h"
 #include "apps/translate/placeholders.h"
 #include "fake_translator.h"
 

@@ -177,14 +177,6 @@ void check_any(size_t kept, const LineCounts& counts, const std::string& path, c
               ".");
 }
 
-// Without the white space around it; a no-break space is kept, it may be wanted.
-std::string trimmed(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\r\n\v\f";
-  const size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos) return {};
-  return std::string(text.substr(first, text.find_last_not_of(kSpace) - first + 1));
-}
-
 PairFile read_catalogue(const std::string& path, bool binary) {
   const std::string bytes = read_bytes(path, kMaxCatalogueBytes);
   if (bytes.empty()) throw Error(path + " is empty.");
@@ -266,7 +258,7 @@ PairFile read_tsv(const std::string& path) {
       continue;
     }
     const std::string_view behind = line.substr(tab + 1);
-    Pair pair{trimmed(line.substr(0, tab)), trimmed(behind.substr(0, behind.find('\t')))};
+    Pair pair{std::string(trimmed(line.substr(0, tab))), std::string(trimmed(behind.substr(0, behind.find('\t'))))};
     if (pair.source.empty() || pair.target.empty()) {
       file.skipped_empty++;
     } else {
@@ -293,7 +285,7 @@ PairFile read_lines(const std::string& source_path, const std::string& target_pa
     if (!more_source || !more_target) continue;  // only counting now
     file.lines++;
     if (!usable(source.state(), file) || !usable(target.state(), file)) continue;
-    file.pairs.push_back({trimmed(source.line()), trimmed(target.line())});
+    file.pairs.push_back({std::string(trimmed(source.line())), std::string(trimmed(target.line()))});
   }
   if (source_lines == 0) throw Error(source_path + " is empty.");
   if (target_lines == 0) throw Error(target_path + " is empty.");
@@ -320,7 +312,7 @@ SentenceFile read_sentences(const std::string& path) {
   SentenceFile file;
   while (reader.next()) {
     file.lines++;
-    if (usable(reader.state(), file)) file.sentences.push_back(trimmed(reader.line()));
+    if (usable(reader.state(), file)) file.sentences.emplace_back(trimmed(reader.line()));
   }
   check_any(file.sentences.size(), file, path, "sentence");
   return file;

@@ -7,6 +7,8 @@
 #include <optional>
 #include <unordered_map>
 
+#include "apps/translate/accelerators.h"
+#include "apps/translate/layout.h"
 #include "apps/translate/sentences.h"
 #include "apps/translate/utf8.h"
 
@@ -17,7 +19,6 @@ constexpr int64_t kLongText = 40;          // words; what clean_messages keeps f
 constexpr int64_t kLongestSentence = 100;  // words
 constexpr size_t kManyBytes = 1000;        // more than 40 words have, unless one of them is none
 constexpr size_t kBlob = 100;              // a word of so many ASCII characters is none
-constexpr size_t kWrappedLine = 40;        // characters of a line that may go on in the next
 
 // Below this confidence a translation has its placeholders only because they were forced into it, and the words between
 // them, translated one by one, may be better: if they are so much surer.
@@ -26,42 +27,17 @@ constexpr const char* kNotKept = "its placeholders could not be kept";
 
 using How = Rendering::How;
 
-size_t character_size(char first) {
-  const auto c = static_cast<unsigned char>(first);
-  return c < 0xC0 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
-}
-
-char32_t character_at(std::string_view text, size_t i) {
-  return decode_utf8(text.substr(i, character_size(text[i]))).front();
-}
-
-char32_t last_character(std::string_view text) {
-  size_t i = text.size();
-  while (i > 0 && (static_cast<unsigned char>(text[--i]) & 0xC0) == 0x80) {
-  }
-  return text.empty() ? U' ' : decode_utf8(text.substr(i)).front();
-}
-
-bool is_control(char32_t c) { return c < 0x20 || c == 0x7F; }
-
 bool has_control(std::string_view text) {
   return std::any_of(text.begin(), text.end(), [](char c) { return is_control(static_cast<unsigned char>(c)); });
 }
 
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\r\n\v\f";
-  const size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
-}
-
 // Whether there is something to translate outside the placeholders.
 bool has_words(std::string_view text, std::span<const Placeholder> placeholders) {
-  size_t next = 0;
-  for (size_t i = 0; i < text.size(); i += character_size(text[i])) {
+  size_t next = 0, size = 0;
+  for (size_t i = 0; i < text.size(); i += size) {
+    const bool letter = is_letter(character_at(text, i, size));
     while (next < placeholders.size() && placeholders[next].end <= i) ++next;
-    if (next < placeholders.size() && placeholders[next].begin <= i) continue;
-    if (is_letter(character_at(text, i))) return true;
+    if (letter && (next == placeholders.size() || i < placeholders[next].begin)) return true;
   }
   return false;
 }
@@ -179,13 +155,11 @@ struct Part {
   std::vector<std::string> missing_terms;
 };
 
-// What stands between two separators: parts with white space behind each.
+// A line as parts with white space behind each.
 struct Segment {
-  std::string separator;  // before it, kept
+  Line line;
   std::vector<size_t> parts;
-  std::vector<std::string> spaces;  // behind each part
-  std::vector<std::string> breaks;  // of lines that were joined
-  std::vector<size_t> widths;       // of those lines
+  std::vector<std::string> spaces;
 };
 
 struct Plan {
@@ -235,77 +209,15 @@ class Renderer {
       return plan;
     }
     plan.accelerator = take_accelerator(plan.stripped, passage.formats);
-    const std::vector<std::pair<std::string, std::string>> lines = separated(plan.stripped, passage.formats, plan.end);
-    for (size_t i = 0; i < lines.size(); ++i) {
+    Layout layout = lay_out(plan.stripped, passage.formats);
+    for (Line& line : layout.lines) {
       Segment segment;
-      segment.separator = lines[i].first;
-      std::string text = lines[i].second;
-      segment.widths.push_back(decode_utf8(text).size());
-      while (i + 1 < lines.size() && goes_on(lines[i].second, lines[i + 1].first, lines[i + 1].second)) {
-        ++i;
-        segment.breaks.push_back(lines[i].first);
-        segment.widths.push_back(decode_utf8(lines[i].second).size());
-        text += " " + lines[i].second;
-      }
-      cut(segment, text, passage);
+      cut(segment, line.text, passage);
+      segment.line = std::move(line);
       plan.segments.push_back(std::move(segment));
     }
+    plan.end = std::move(layout.end);
     return plan;
-  }
-
-  // The text as separators and what follows each; `end` is the last separator. Only placeholders may hold a separator.
-  static std::vector<std::pair<std::string, std::string>> separated(const std::string& text, const Formats& formats,
-                                                                    std::string& end) {
-    const std::vector<Placeholder> placeholders = find_placeholders(text, formats);
-    std::vector<std::pair<std::string, std::string>> list;
-    std::string separator, words;
-    size_t next = 0;
-    for (size_t i = 0; i < text.size();) {
-      while (next < placeholders.size() && placeholders[next].end <= i) ++next;
-      if (next < placeholders.size() && placeholders[next].begin <= i) {
-        words.append(text, i, placeholders[next].end - i);
-        i = placeholders[next].end;
-        continue;
-      }
-      // A run of white space and control characters.
-      size_t stop = i, spaces = 0;
-      bool control = false;
-      while (stop < text.size()) {
-        const char32_t c = character_at(text, stop);
-        if (!is_space(c) && !is_control(c)) break;
-        if (next < placeholders.size() && placeholders[next].begin <= stop) break;
-        control = control || is_control(c);
-        ++spaces;
-        stop += character_size(text[stop]);
-      }
-      if (stop == i) {
-        words.append(text, i, character_size(text[i]));
-        i += character_size(text[i]);
-        continue;
-      }
-      const char32_t last = last_character(words);
-      const bool sentence = last == '.' || last == '!' || last == '?' || last == ':' || last == U'…';
-      if (words.empty() || control || stop == text.size() || (spaces > 1 && !sentence)) {
-        if (!words.empty()) list.emplace_back(std::exchange(separator, {}), std::exchange(words, {}));
-        separator.append(text, i, stop - i);
-      } else {
-        words.append(text, i, stop - i);
-      }
-      i = stop;
-    }
-    if (!words.empty()) list.emplace_back(std::exchange(separator, {}), words);
-    end = separator;
-    return list;
-  }
-
-  // Whether a sentence was wrapped there.
-  static bool goes_on(const std::string& line, const std::string& separator, const std::string& next) {
-    if (std::count(separator.begin(), separator.end(), '\n') != 1) return false;
-    if (separator.find_first_not_of(" \n") != std::string::npos) return false;
-    if (decode_utf8(line).size() < kWrappedLine) return false;
-    const char32_t last = last_character(line), first = character_at(next, 0);
-    if (!is_letter(last) && last != ',') return false;
-    return is_letter(first) && lower(std::u32string_view(&first, 1)) == std::u32string(1, first);
   }
 
   void cut(Segment& segment, const std::string& text, const Passage& passage) {
@@ -499,42 +411,6 @@ class Renderer {
 
   // ---- Step 5: passages ----
 
-  // Breaks a text into as many lines as its source had, where the source's breaks were, in proportion.
-  static bool break_lines(std::string& text, const Segment& segment, const Formats& formats) {
-    if (segment.breaks.empty()) return true;
-    const std::vector<Placeholder> placeholders = find_placeholders(text, formats);
-    std::vector<std::pair<size_t, size_t>> spaces, anywhere;  // places: byte, and characters before it
-    size_t characters = 0;
-    for (size_t i = 0; i < text.size(); i += character_size(text[i]), ++characters) {
-      const bool inside = std::any_of(placeholders.begin(), placeholders.end(),
-                                      [i](const Placeholder& p) { return p.begin < i && i < p.end; });
-      if (inside || i == 0) continue;
-      if (text[i] == ' ' && i + 1 < text.size()) spaces.emplace_back(i, characters);
-      if (text[i] != ' ' && text[i - 1] != ' ') anywhere.emplace_back(i, characters);
-    }
-    const bool at_spaces = spaces.size() >= segment.breaks.size();
-    const auto& places = at_spaces ? spaces : anywhere;
-    if (places.size() < segment.breaks.size()) return false;
-    size_t source_width = 0, before = 0, place = 0;
-    for (const size_t width : segment.widths) source_width += width;
-    std::string out;
-    size_t copied = 0;
-    for (size_t k = 0; k < segment.breaks.size(); ++k) {
-      before += segment.widths[k];
-      const size_t wanted = before * characters / std::max<size_t>(source_width, 1);
-      const size_t last = places.size() - (segment.breaks.size() - k);  // leaves enough for the rest
-      const auto away = [&](size_t i) {
-        return std::abs(static_cast<int64_t>(places[i].second) - static_cast<int64_t>(wanted));
-      };
-      while (place < last && away(place + 1) <= away(place)) ++place;
-      out += text.substr(copied, places[place].first - copied) + segment.breaks[k];
-      copied = places[place].first + (at_spaces ? 1 : 0);
-      ++place;
-    }
-    text = out + text.substr(copied);
-    return true;
-  }
-
   // The passage with these texts as its parts'; nothing if they do not fit.
   std::optional<std::string> assemble(const Passage& passage, const Plan& plan,
                                       const std::function<const std::string&(const Part&)>& text_of) const {
@@ -542,8 +418,8 @@ class Renderer {
     for (const Segment& segment : plan.segments) {
       std::string text;
       for (size_t i = 0; i < segment.parts.size(); ++i) text += text_of(parts_[segment.parts[i]]) + segment.spaces[i];
-      if (!break_lines(text, segment, passage.formats)) return std::nullopt;
-      out += segment.separator + text;
+      if (!break_again(text, segment.line, passage.formats)) return std::nullopt;
+      out += segment.line.before + text;
     }
     out += plan.end;
     if (!options_.placeholders) return out;

@@ -68,13 +68,6 @@ bool has_inner_capital(std::string_view utf8) {
   return false;
 }
 
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\r\v\f";
-  const size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
-}
-
 }  // namespace
 
 Terms Terms::read(const std::string& path) { return parse(read_bytes(path, kMaxTermsBytes), path); }

@@ -1,13 +1,13 @@
-// A scanner for XML that remembers places, and TMX on top of it.
+// TMX, on top of tags that know their places.
 #include "apps/translate/tmx_file.h"
 
 #include <heed/attention.h>
 
 #include <algorithm>
 #include <cctype>
-#include <cstdlib>
 
 #include "apps/translate/utf8.h"
+#include "apps/translate/xml.h"
 
 namespace heed::translate {
 namespace {
@@ -15,56 +15,6 @@ namespace {
 constexpr std::string_view kBlank = " \t\r\n";
 
 bool is_blank(std::string_view text) { return text.find_first_not_of(kBlank) == std::string_view::npos; }
-
-// A tag, or what else stands between < and >.
-struct Markup {
-  enum class Kind { open, close, empty, other, cdata } kind = Kind::other;
-  std::string_view name, all;  // all: from < to behind >
-  size_t begin = 0, end = 0;
-};
-
-// The value of an attribute in a tag; nothing if it has none.
-std::optional<std::string> attribute(std::string_view tag, std::string_view name) {
-  size_t i = tag.find_first_of(kBlank);
-  while (i < tag.size()) {
-    i = tag.find_first_not_of(kBlank, i);
-    if (i == std::string_view::npos) break;
-    const size_t end = tag.find_first_of(" \t\r\n=/>", i);
-    if (end == std::string_view::npos) break;
-    const std::string_view key = tag.substr(i, end - i);
-    const size_t equals = tag.find_first_not_of(kBlank, end);
-    if (equals == std::string_view::npos || tag[equals] != '=') {
-      i = std::max(end, i + 1);
-      continue;
-    }
-    const size_t quote = tag.find_first_not_of(kBlank, equals + 1);
-    if (quote == std::string_view::npos || (tag[quote] != '"' && tag[quote] != '\'')) break;
-    const size_t close = tag.find(tag[quote], quote + 1);
-    if (close == std::string_view::npos) break;
-    if (key == name) return std::string(tag.substr(quote + 1, close - quote - 1));
-    i = close + 1;
-  }
-  return std::nullopt;
-}
-
-// The character an entity between & and ; stands for; nothing for those a DTD defines.
-std::optional<std::string> entity(std::string_view name) {
-  constexpr std::pair<std::string_view, const char*> kNamed[] = {
-      {"amp", "&"}, {"lt", "<"}, {"gt", ">"}, {"quot", "\""}, {"apos", "'"}};
-  for (const auto& [known, text] : kNamed) {
-    if (name == known) return text;
-  }
-  if (name.size() < 2 || name[0] != '#' || name.size() > 10) return std::nullopt;
-  const bool hex = name[1] == 'x';
-  const std::string digits(name.substr(hex ? 2 : 1));
-  if (digits.empty() || std::isxdigit(static_cast<unsigned char>(digits[0])) == 0) return std::nullopt;
-  char* end = nullptr;
-  const unsigned long code = std::strtoul(digits.c_str(), &end, hex ? 16 : 10);
-  if (*end != '\0' || code == 0 || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) return std::nullopt;
-  std::string text;
-  append_utf8(text, static_cast<char32_t>(code));
-  return text;
-}
 
 std::string plain_language(std::string_view lang) {
   std::string out;
@@ -80,95 +30,6 @@ std::string joined(const std::vector<std::string>& list) {
 }
 
 }  // namespace
-
-// Walks over XML from one piece of markup to the next.
-class XmlScanner {
- public:
-  XmlScanner(std::string_view text, const std::string& name) : text_(text), name_(name) {}
-
-  // The next markup; nothing at the end of the text.
-  std::optional<Markup> next() {
-    const size_t begin = text_.find('<', at_);
-    count_lines(std::min(begin, text_.size()));
-    if (begin == std::string_view::npos) return std::nullopt;
-    Markup m;
-    m.begin = begin;
-    const std::string_view rest = text_.substr(begin);
-    if (rest.starts_with("<!--")) {
-      m.end = behind(rest, "-->", "a comment");
-    } else if (rest.starts_with("<![CDATA[")) {
-      m.kind = Markup::Kind::cdata;
-      m.end = behind(rest, "]]>", "a CDATA section");
-    } else if (rest.starts_with("<?")) {
-      m.end = behind(rest, "?>", "a processing instruction");
-    } else if (rest.starts_with("<!")) {
-      m.end = doctype_end(begin);
-    } else {
-      m.end = tag_end(begin);
-      const bool closes = rest.size() > 1 && rest[1] == '/';
-      const bool empty = text_[m.end - 2] == '/';
-      m.kind = closes ? Markup::Kind::close : empty ? Markup::Kind::empty : Markup::Kind::open;
-      const size_t first = closes ? 2 : 1;
-      const size_t last = rest.find_first_of(" \t\r\n/>", first);
-      m.name = rest.substr(first, last - first);
-      if (m.name.empty()) fail("a \"<\" stands here that begins no tag; in text it is written &lt;");
-    }
-    m.all = text_.substr(m.begin, m.end - m.begin);
-    count_lines(m.end);
-    return m;
-  }
-
-  int64_t line() const { return line_; }
-
-  [[noreturn]] void fail(const std::string& what) const {
-    throw Error(name_ + " line " + std::to_string(line_) + ": " + what);
-  }
-
- private:
-  void count_lines(size_t end) {
-    line_ += std::count(text_.begin() + static_cast<ptrdiff_t>(at_), text_.begin() + static_cast<ptrdiff_t>(end), '\n');
-    at_ = end;
-  }
-
-  size_t behind(std::string_view rest, std::string_view close, const char* what) const {
-    const size_t end = rest.find(close);
-    if (end == std::string_view::npos)
-      fail(std::string(what) + " begins here and does not end; the file may be cut off");
-    return static_cast<size_t>(rest.data() - text_.data()) + end + close.size();
-  }
-
-  size_t tag_end(size_t begin) const {
-    char quote = '\0';
-    for (size_t i = begin + 1; i < text_.size(); ++i) {
-      const char c = text_[i];
-      if (quote != '\0') {
-        if (c == quote) quote = '\0';
-      } else if (c == '"' || c == '\'') {
-        quote = c;
-      } else if (c == '>') {
-        return i + 1;
-      } else if (c == '<') {
-        break;
-      }
-    }
-    fail("a tag begins here and does not end; the file may be cut off");
-  }
-
-  size_t doctype_end(size_t begin) const {
-    int depth = 0;
-    for (size_t i = begin + 1; i < text_.size(); ++i) {
-      if (text_[i] == '[') ++depth;
-      if (text_[i] == ']') --depth;
-      if (text_[i] == '>' && depth <= 0) return i + 1;
-    }
-    fail("a declaration begins here and does not end; the file may be cut off");
-  }
-
-  std::string_view text_;
-  const std::string& name_;
-  size_t at_ = 0;
-  int64_t line_ = 1;
-};
 
 class TmxParser {
  public:
