@@ -8,7 +8,7 @@ packages=(
   libcli11-dev nlohmann-json3-dev
 )
 # To run the tests, too.
-test_packages=(libgtest-dev clang-14 libclang-rt-14-dev clang-format-14 valgrind)
+test_packages=(libgtest-dev clang-14 libclang-rt-14-dev clang-format-14 valgrind gettext)
 
 build=build
 log=

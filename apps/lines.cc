@@ -45,14 +45,16 @@ std::vector<LineReader::Line> LineReader::read(int64_t most) {
   std::vector<Line> lines;
   Line line;
   bool open = false;  // part of a line was read
+  int64_t bytes = 0;
   const auto finish = [&] {
     if (!line.text.empty() && line.text.back() == '\r') line.text.pop_back();
     if (static_cast<int64_t>(line.text.size()) > max_bytes_) line.too_long = true;
     if (line.too_long) line.text.clear();
+    bytes += static_cast<int64_t>(line.text.size());
     lines.push_back(std::exchange(line, {}));
     open = false;
   };
-  while (static_cast<int64_t>(lines.size()) < most) {
+  while (static_cast<int64_t>(lines.size()) < most && (lines.empty() || bytes < max_bytes_)) {
     if (at_ == buffer_.size()) {
       if (!open && !lines.empty() && !more_at_hand()) break;
       if (!fill()) {

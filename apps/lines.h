@@ -18,9 +18,9 @@ class LineReader {
 
   LineReader(int fd, int64_t max_bytes) : fd_(fd), max_bytes_(max_bytes) {}
 
-  // The lines that are there, at least one and at most `most`; empty at the end of the input. Waits for the first line
-  // and then only briefly for more, so a reader at the other end who waits for answers gets them. Throws heed::Error
-  // when reading fails.
+  // The lines that are there, at least one and at most `most`, and none after max_bytes bytes of them, so that memory
+  // is bounded; empty at the end of the input. Waits for the first line and then only briefly for more, so a reader at
+  // the other end who waits for answers gets them. Throws heed::Error when reading fails.
   std::vector<Line> read(int64_t most);
 
  private:

@@ -51,6 +51,13 @@ accepts() {
   grep -qE -- "$pattern" .out || fail "heed $*: standard output does not say '$pattern'"
 }
 
+# runs ARGUMENTS...: exit code 0, and nothing on standard output.
+runs() {
+  checks=$((checks + 1))
+  timeout 300 "$heed" "$@" <"$input" >.out 2>.err || fail "heed $*: exit code $?, not 0"
+  [ -s .out ] && fail "heed $*: wrote to standard output"
+}
+
 check() { # NAME command...
   local name=$1
   shift
@@ -90,6 +97,15 @@ rejects 2 'DIR' translate
 rejects 2 '--beam' translate somewhere --beam 0
 rejects 2 '--beam' translate somewhere --beam -3
 rejects 2 'DIR' convert
+rejects 2 'one of --po, --tmx, --in' translate somewhere --po a.po --tmx a.tmx --out b
+rejects 2 'one of --po, --tmx, --in' translate somewhere text --in a.txt
+rejects 2 '--out' translate somewhere --po a.po
+rejects 2 '--out' translate somewhere --tmx a.tmx
+rejects 2 '--json' translate somewhere --po a.po --out b.po --confidence
+rejects 2 '--nbest 5 is more than --beam 4' translate somewhere --nbest 5 --beam 4
+rejects 2 '--tmx' translate somewhere --po a.po --out b.po --target-lang de
+rejects 2 '--least-confidence' translate somewhere --least-confidence 2
+rejects 2 '\.gz' translate somewhere --in a.txt --out b.gz
 rejects 2 '--out' train translate --pairs a.tsv
 rejects 2 '--pairs' train translate --out model
 rejects 2 '--arch' train translate --pairs a.tsv --out model --arch cnn
@@ -156,15 +172,85 @@ for part in config.json model.safetensors source.spm target.spm; do
 done
 [ -s .out ] && fail "training wrote to standard output"
 
-printf 'open the file\n\n   \nsave\xff\xfe it\n%s\nno\0thing\nlast without an end' "$(head -c 100000 /dev/zero | tr '\0' z)" >input.txt
+printf 'open the file\n\n   \nsave\xff\xfe it\n%s\nno\0thing\nlast without an end' "$(head -c 2000000 /dev/zero | tr '\0' z)" >input.txt
 input=input.txt accepts '' translate model --beam 2 --max-length 5
 check 'a line for every line' test "$(wc -l <.out)" = 7
 check 'an empty line stays empty' test -z "$(sed -n 2p .out)$(sed -n 3p .out)$(sed -n 5p .out)"
 check 'it says what was not UTF-8' grep -q '^heed: 1 line had bytes that are not UTF-8' .err
-check 'it says what was too long' grep -q '^heed: 1 line had more than 5,000 bytes' .err
+check 'it says what was too long' grep -q '^heed: 1 line had more than 1,048,576 bytes' .err
 printf 'open the file\nsave it\n' >two_lines.txt
 input=two_lines.txt accepts '' translate model --attention attention.json --max-length 4
 check 'the attention is there' grep -q '"attention"' attention.json
+
+# Lines: arguments, n-best, confidence, JSON, files, long ones, one by one.
+accepts '.' translate model 'open the file' 'save it' --max-length 4
+check 'a line for each argument' test "$(wc -l <.out)" = 2
+input=two_lines.txt accepts '^0\.[0-9]{2}	' translate model --confidence --max-length 4
+input=two_lines.txt accepts '^-?[0-9.]+	[0-9.]+	' translate model --nbest 3 --beam 3 --max-length 4
+check 'three lines and an empty one for each' test "$(wc -l <.out) $(grep -c '^$' .out)" = '8 2'
+input=two_lines.txt accepts '"nbest":.*"source":"open the file"' translate model --nbest 2 --json --max-length 4
+check 'one object per line' test "$(wc -l <.out)" = 2
+runs translate model --in two_lines.txt --out lines_out.txt --max-length 4
+check 'the file has a line for each' test "$(wc -l <lines_out.txt)" = 2
+check 'no bar in a pipe' test ! -s .err
+rejects 1 'nothere.txt' translate model --in nothere.txt
+rejects 1 'folder' translate model --in folder
+{ for _ in $(seq 20); do printf 'Open the file and close it.  '; done; echo; head -c 100000 /dev/zero | tr '\0' z; echo; } >long.txt
+input=long.txt accepts '' translate model --max-length 4
+check 'it says what was split' grep -q '^heed: 1 line was long; it was split into 20 sentences' .err
+check 'a long line stays one line' test "$(wc -l <.out)" = 2
+check 'what is no word is copied' test "$(sed -n 2p .out | tr -d z | wc -c) $(sed -n 2p .out | wc -c)" = '1 100001'
+printf 'file\tDatei\n' >terms.tsv
+printf 'file Datei\n' >bad_terms.tsv
+rejects 1 'bad_terms.tsv line 1' translate model text --terms bad_terms.tsv
+accepts '"missing_terms"' translate model 'open the file' --terms terms.tsv --json --max-length 4
+mkfifo lines.fifo
+timeout 60 "$heed" translate model --stream --max-length 4 <lines.fifo >stream.out 2>.err &
+stream=$!
+exec 9>lines.fifo
+echo 'open the file' >&9
+for _ in $(seq 300); do [ -s stream.out ] && break; sleep 0.1; done
+check 'an answer comes while the input is open' test "$(wc -l <stream.out)" = 1
+exec 9>&-
+wait "$stream"
+rm lines.fifo
+
+# Catalogues and translation memories.
+cat >in.po <<'END'
+msgid ""
+msgstr ""
+"Content-Type: text/plain; charset=UTF-8\n"
+"Plural-Forms: nplurals=2; plural=(n != 1);\n"
+
+#, c-format
+msgid "open %s file"
+msgstr ""
+
+msgid "close"
+msgstr "zu"
+
+msgid "%d:%d"
+msgstr ""
+END
+accepts '"line":7' translate model --po in.po --out out.po --json --max-length 6
+check 'it says what was filled' grep -q '^heed: in.po: filled 2 of 2 entries' .err
+check 'no bar beside a file in a pipe' test "$(grep -vc '^heed: ' .err)" = 0
+check 'two entries are fuzzy' test "$(grep -c '^#, fuzzy' out.po)" = 2
+check 'the placeholder is there' grep -q '^msgstr ".*%s.*"' out.po
+check 'the rest is untouched' test "$(grep -A1 '"close"' out.po)" = "$(grep -A1 '"close"' in.po)"
+cp in.po same.po
+runs translate model --po same.po --out same.po --max-length 6
+check 'a file may be filled in place' cmp -s same.po out.po
+head -c 150 in.po >cut.po
+rejects 1 'cut.po line' translate model --po cut.po --out new.po
+rejects 1 'missing.po' translate model --po missing.po --out new.po
+rejects 1 'nowhere' translate model --po in.po --out nowhere/new.po
+printf '<tmx version="1.4"><header srclang="en"/><body>\n<tu><tuv xml:lang="en"><seg>open <ph x="1"/></seg></tuv></tu>\n</body></tmx>\n' >in.tmx
+runs translate model --tmx in.tmx --out out.tmx --target-lang de --max-length 6
+check 'the target is there' grep -q '<tuv xml:lang="de" creationtool="heed"><seg>.*<ph x="1"/>.*</seg></tuv></tu>$' out.tmx
+rejects 1 '--target-lang' translate model --tmx in.tmx --out new.tmx
+head -c 80 in.tmx >cut.tmx
+rejects 1 'cut.tmx line 2.*cut off' translate model --tmx cut.tmx --out new.tmx
 accepts 'model.*\n?' eval translate model --pairs good.tsv --beam 1 --max-length 3 --output out.txt
 check 'a translation for every pair' test "$(wc -l <out.txt)" = 400
 accepts '"sentences_per_second"' eval translate model --pairs good.tsv --beam 1 --max-length 3 --json --lowercase

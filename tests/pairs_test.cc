@@ -137,7 +137,7 @@ TEST_F(PairsTest, OneClearSentenceForWhatCannotBeRead) {
   expect_in("none of its 2 lines is UTF-8", error([&] { read_tsv(file("l.tsv", "\xe4\ta\n\n\xfc\tb\n")); }));
   expect_in("UTF-16", error([&] { read_tsv(file("w.tsv", "\xff\xfe"s + "a\0\t\0"s)); }));
   expect_in("no usable pair", error([&] { read_tsv(file("blank.tsv", "\n\n \n")); }));
-  expect_in(".tsv, .txt, .po or .mo", error([&] { read_pairs(file("a.docx", "x")); }));
+  expect_in(".tsv, .txt, .po, .mo or .tmx", error([&] { read_pairs(file("a.docx", "x")); }));
 
   std::ifstream in(gz_file("good.tsv.gz", "a\tb\n" + std::string(3000, 'z') + "\n"), std::ios::binary);
   const std::string gz((std::istreambuf_iterator<char>(in)), {});

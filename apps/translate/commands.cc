@@ -1,8 +1,6 @@
 // The translate task's commands: arguments in, words and exit codes out.
 #include "apps/translate/commands.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -11,7 +9,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "apps/lines.h"
 #include "apps/output.h"
 #include "apps/terminal.h"
 #include "apps/translate/convert.h"
@@ -19,7 +16,7 @@
 #include "apps/translate/metrics.h"
 #include "apps/translate/pairs.h"
 #include "apps/translate/train.h"
-#include "apps/translate/utf8.h"
+#include "apps/translate/translate_command.h"
 #include "libtorch/files.h"
 
 namespace heed::translate {
@@ -28,8 +25,6 @@ namespace {
 using app::between;
 using app::thousands;
 using app::UsageError;
-
-constexpr int64_t kLinesAtOnce = 1000;  // of standard input, sorted by length among themselves to fill batches
 
 std::string fixed(double x, int decimals) {
   char text[64];
@@ -52,15 +47,17 @@ void check_folder_of(const std::string& path) {
 struct PairSource {
   std::vector<std::string> files;
   std::string source, target;
+  Languages languages;  // of .tmx files
   bool given() const { return !files.empty() || !source.empty() || !target.empty(); }
 };
 
 // Options --<prefix>pairs, --<prefix>source and --<prefix>target, or for validation --valid, --valid-source and so on.
 void add_pair_options(CLI::App* command, PairSource& pairs, const std::string& what, const std::string& files,
                       const std::string& source, const std::string& target) {
-  auto* files_option =
-      command->add_option(files, pairs.files, what + ": .tsv (source TAB target), .po or .mo, or with .gz; may repeat")
-          ->type_name("FILE");
+  auto* files_option = command
+                           ->add_option(files, pairs.files,
+                                        what + ": .tsv (source TAB target), .po, .mo or .tmx, or with .gz; may repeat")
+                           ->type_name("FILE");
   auto* source_option =
       command->add_option(source, pairs.source, what + ": source sentences, one per line")->type_name("FILE");
   auto* target_option =
@@ -70,13 +67,20 @@ void add_pair_options(CLI::App* command, PairSource& pairs, const std::string& w
   files_option->excludes(source_option)->excludes(target_option);
 }
 
+void add_language_options(CLI::App* command, Languages& languages) {
+  command->add_option("--source-lang", languages.source, ".tmx: the source language, if the file leaves a choice")
+      ->type_name("LANG");
+  command->add_option("--target-lang", languages.target, ".tmx: the target language, if the file leaves a choice")
+      ->type_name("LANG");
+}
+
 std::vector<Pair> read(const PairSource& source) {
   std::vector<Pair> pairs;
   const auto add = [&](const std::string& name, PairFile file) {
     say(name + ": " + file.summary());
     pairs.insert(pairs.end(), std::make_move_iterator(file.pairs.begin()), std::make_move_iterator(file.pairs.end()));
   };
-  for (const std::string& path : source.files) add(path, read_pairs(path));
+  for (const std::string& path : source.files) add(path, read_pairs(path, source.languages));
   if (!source.source.empty()) add(source.source + ", " + source.target, read_lines(source.source, source.target));
   return pairs;
 }
@@ -100,7 +104,9 @@ int train_command(const TrainArguments& arguments) {
   options.resume = !arguments.fresh;
 
   const std::vector<Pair> pairs = read(arguments.pairs);
-  const std::vector<Pair> validation = read(arguments.validation);
+  PairSource validation_source = arguments.validation;
+  validation_source.languages = arguments.pairs.languages;
+  const std::vector<Pair> validation = read(validation_source);
   app::Progress bar("Training");
   const TrainResult result = train(pairs, validation, options, show_training(bar));
   for (const std::string& note : result.notes) bar.note(note);
@@ -114,6 +120,7 @@ void add_train(app::Program& program) {
   TrainOptions& o = a->options;
   ModelConfig& m = o.model;
   add_pair_options(command, a->pairs, "Pairs to train on", "--pairs", "--source", "--target");
+  add_language_options(command, a->pairs.languages);
   add_pair_options(command, a->validation, "Pairs to validate on", "--valid", "--valid-source", "--valid-target");
   command->add_option("--out", o.out, "The model's folder; made if it is not there")->required()->type_name("DIR");
   command->add_option("--arch", m.arch, "rnn (GRU with additive attention) or transformer")
@@ -177,88 +184,6 @@ void add_train(app::Program& program) {
     a->only_rnn = hidden->count() > 0;
     program.chosen = [a] { return train_command(*a); };
   });
-}
-
-// ---- Options of search, for translate and eval ----
-
-void add_search_options(CLI::App* command, SearchOptions& o) {
-  command->add_option("--beam", o.beam, "Hypotheses kept at each step; 1 is greedy and fastest")
-      ->type_name("N")
-      ->check(between(1, 1000))
-      ->capture_default_str();
-  command
-      ->add_option("--length-penalty", o.length_penalty, "Scores are divided by length to this power; more is longer")
-      ->type_name("X")
-      ->check(between(0, 10))
-      ->capture_default_str();
-  command->add_option("--max-length", o.max_length, "Pieces in a translation; 0: twice the source and ten, at most 256")
-      ->type_name("N")
-      ->check(between(0, 100000))
-      ->capture_default_str();
-  command->add_option("--batch", o.batch_tokens, "Source tokens times beam in a batch: speed against memory")
-      ->type_name("N")
-      ->check(between(1, 1e9))
-      ->capture_default_str();
-}
-
-// ---- heed translate ----
-
-struct TranslateArguments {
-  std::string dir, attention;
-  SearchOptions search;
-};
-
-int translate_command(const TranslateArguments& arguments) {
-  // What is only written at the end is looked at first, before an hour of translating is lost.
-  check_folder_of(arguments.attention);
-  const Translator translator = Translator::load(arguments.dir);
-  SearchOptions search = arguments.search;
-  search.attention = !arguments.attention.empty();
-  std::vector<Translation> all;  // kept for --attention only
-  int64_t invalid = 0, too_long = 0;
-  app::LineReader reader(STDIN_FILENO, kMaxLineBytes);
-  for (;;) {
-    std::vector<app::LineReader::Line> lines = reader.read(kLinesAtOnce);
-    if (lines.empty()) break;
-    std::vector<std::string> sentences;
-    for (app::LineReader::Line& line : lines) {
-      if (line.too_long) ++too_long;
-      if (!is_utf8(line.text)) {
-        ++invalid;
-        line.text = encode_utf8(decode_utf8(line.text));
-      }
-      std::replace(line.text.begin(), line.text.end(), '\0', ' ');
-      sentences.push_back(std::move(line.text));
-    }
-    std::vector<Translation> translations = translator.translate(sentences, search);
-    std::string text;
-    for (const Translation& t : translations) text += t.text + "\n";
-    app::print(text);
-    if (search.attention) std::move(translations.begin(), translations.end(), std::back_inserter(all));
-  }
-  if (search.attention) nn::write_file(arguments.attention, attention_json(all));
-  const auto lines = [](int64_t n) { return thousands(n) + (n == 1 ? " line" : " lines"); };
-  if (invalid > 0) say("heed: " + lines(invalid) + " had bytes that are not UTF-8; they were read as U+FFFD");
-  if (too_long > 0) {
-    say("heed: " + lines(too_long) + " had more than " + thousands(kMaxLineBytes) +
-        " bytes and came out empty; give one sentence per line");
-  }
-  return app::kOk;
-}
-
-void add_translate(app::Program& program) {
-  CLI::App* command =
-      program.heed.add_subcommand("translate", "Translate standard input, one sentence per line, to standard output");
-  auto a = std::make_shared<TranslateArguments>();
-  command->add_option("DIR", a->dir, "The folder of a trained model")->required()->type_name(" ");
-  add_search_options(command, a->search);
-  command->add_option("--attention", a->attention, "Also write where each piece looked, as JSON")->type_name("FILE");
-  command->footer(
-      "Every line gives one line. An empty line stays empty; a line of more than 5,000 bytes gives an empty one.\n\n"
-      "Examples:\n"
-      "  heed translate model < english.txt > german.txt\n"
-      "  echo \"The file could not be opened.\" | heed translate model --attention attention.json");
-  app::run_with(program, command, a, translate_command);
 }
 
 // ---- heed eval translate ----
@@ -351,6 +276,7 @@ void add_eval(app::Program& program) {
   auto a = std::make_shared<EvalArguments>();
   command->add_option("DIR", a->dir, "The folder of a trained model")->required()->type_name(" ");
   add_pair_options(command, a->pairs, "Pairs to measure on", "--pairs", "--source", "--target");
+  add_language_options(command, a->pairs.languages);
   command->add_flag("--lowercase", a->lowercase, "Compare lower-cased text in BLEU (sacrebleu -lc)");
   command->add_option("--tokenize", a->tokenize, "13a: plain text; none: text that is already tokenised")
       ->check(CLI::IsMember({"13a", "none"}))

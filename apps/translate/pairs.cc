@@ -1,4 +1,5 @@
-// Reading sentence pairs from TSV, line-aligned files and catalogues; splitting them without leakage.
+// Reading sentence pairs from TSV, line-aligned files, catalogues and translation memories; splitting them without
+// leakage.
 #include "apps/translate/pairs.h"
 
 #include <heed/attention.h>
@@ -13,6 +14,7 @@
 #include <utility>
 
 #include "apps/translate/gettext.h"
+#include "apps/translate/tmx_file.h"
 #include "apps/translate/utf8.h"
 
 namespace heed::translate {
@@ -175,14 +177,6 @@ void check_any(size_t kept, const LineCounts& counts, const std::string& path, c
               ".");
 }
 
-// Without the white space around it; a no-break space is kept, it may be wanted.
-std::string trimmed(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\r\n\v\f";
-  const size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos) return {};
-  return std::string(text.substr(first, text.find_last_not_of(kSpace) - first + 1));
-}
-
 PairFile read_catalogue(const std::string& path, bool binary) {
   const std::string bytes = read_bytes(path, kMaxCatalogueBytes);
   if (bytes.empty()) throw Error(path + " is empty.");
@@ -198,6 +192,36 @@ PairFile read_catalogue(const std::string& path, bool binary) {
     throw Error(path + " holds no usable pair: of " + with_commas(file.lines) + " entries " +
                 with_commas(file.skipped_empty) + " are not translated and " + with_commas(file.skipped_unfit) +
                 " are unfit for training.");
+  }
+  return file;
+}
+
+PairFile read_memory(const std::string& path, const Languages& given) {
+  const TmxFile memory(read_bytes(path, kMaxTmxBytes), path);
+  const Languages languages = choose_languages(memory, given);
+  PairFile file;
+  for (const TmxUnit& unit : memory.units()) {
+    file.lines++;
+    const auto source = find_variant(unit, languages.source), target = find_variant(unit, languages.target);
+    if (!source || !target || source == target) {
+      file.skipped_empty++;
+      continue;
+    }
+    Pair pair{memory.plain_text(unit.variants[*source]), memory.plain_text(unit.variants[*target])};
+    if (pair.source.empty() || pair.target.empty()) {
+      file.skipped_empty++;
+    } else if (pair.source.find('\0') != std::string::npos || pair.target.find('\0') != std::string::npos) {
+      file.skipped_utf8++;
+    } else if (static_cast<int64_t>(std::max(pair.source.size(), pair.target.size())) > kMaxLineBytes) {
+      file.skipped_long++;
+    } else {
+      file.pairs.push_back(std::move(pair));
+    }
+  }
+  if (file.pairs.empty()) {
+    throw Error(path + " holds no usable pair: of " + with_commas(file.lines) + " units " +
+                with_commas(file.skipped_empty) + " have no text in " + languages.source + " or in " +
+                languages.target + ".");
   }
   return file;
 }
@@ -234,7 +258,7 @@ PairFile read_tsv(const std::string& path) {
       continue;
     }
     const std::string_view behind = line.substr(tab + 1);
-    Pair pair{trimmed(line.substr(0, tab)), trimmed(behind.substr(0, behind.find('\t')))};
+    Pair pair{std::string(trimmed(line.substr(0, tab))), std::string(trimmed(behind.substr(0, behind.find('\t'))))};
     if (pair.source.empty() || pair.target.empty()) {
       file.skipped_empty++;
     } else {
@@ -261,7 +285,7 @@ PairFile read_lines(const std::string& source_path, const std::string& target_pa
     if (!more_source || !more_target) continue;  // only counting now
     file.lines++;
     if (!usable(source.state(), file) || !usable(target.state(), file)) continue;
-    file.pairs.push_back({trimmed(source.line()), trimmed(target.line())});
+    file.pairs.push_back({std::string(trimmed(source.line())), std::string(trimmed(target.line()))});
   }
   if (source_lines == 0) throw Error(source_path + " is empty.");
   if (target_lines == 0) throw Error(target_path + " is empty.");
@@ -273,13 +297,14 @@ PairFile read_lines(const std::string& source_path, const std::string& target_pa
   return file;
 }
 
-PairFile read_pairs(const std::string& path) {
+PairFile read_pairs(const std::string& path, const Languages& languages) {
   std::string name = lower(std::string_view(path));
   if (name.ends_with(".gz")) name.resize(name.size() - 3);
   if (name.ends_with(".tsv") || name.ends_with(".txt")) return read_tsv(path);
   if (name.ends_with(".po")) return read_catalogue(path, false);
   if (name.ends_with(".mo")) return read_catalogue(path, true);
-  throw Error(path + ": pairs are read from files ending in .tsv, .txt, .po or .mo, each also with .gz behind.");
+  if (name.ends_with(".tmx")) return read_memory(path, languages);
+  throw Error(path + ": pairs are read from files ending in .tsv, .txt, .po, .mo or .tmx, each also with .gz behind.");
 }
 
 SentenceFile read_sentences(const std::string& path) {
@@ -287,7 +312,7 @@ SentenceFile read_sentences(const std::string& path) {
   SentenceFile file;
   while (reader.next()) {
     file.lines++;
-    if (usable(reader.state(), file)) file.sentences.push_back(trimmed(reader.line()));
+    if (usable(reader.state(), file)) file.sentences.emplace_back(trimmed(reader.line()));
   }
   check_any(file.sentences.size(), file, path, "sentence");
   return file;

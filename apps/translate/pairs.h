@@ -52,9 +52,14 @@ PairFile read_tsv(const std::string& path);
 // side makes unusable is left out on both.
 PairFile read_lines(const std::string& source_path, const std::string& target_path);
 
-// By the name's ending: .tsv and .txt as read_tsv; .po and .mo as message catalogues, cleaned (gettext.h); each of them
-// also with .gz behind.
-PairFile read_pairs(const std::string& path);
+// The languages of a file that may have several; empty: those that the file leaves no doubt about (tmx_file.h).
+struct Languages {
+  std::string source, target;
+};
+
+// By the name's ending: .tsv and .txt as read_tsv; .po and .mo as message catalogues, cleaned (gettext.h); .tmx as
+// translation memories, without their inline elements; each of them also with .gz behind.
+PairFile read_pairs(const std::string& path, const Languages& languages = {});
 
 // One sentence per line.
 SentenceFile read_sentences(const std::string& path);

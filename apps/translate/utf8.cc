@@ -177,6 +177,20 @@ std::string encode_utf8(std::u32string_view text) {
   return out;
 }
 
+char32_t character_at(std::string_view text, size_t i, size_t& size) {
+  const size_t begin = i;
+  const int64_t c = next_code_point(text, i);
+  size = i - begin;
+  return c < 0 ? kBad : static_cast<char32_t>(c);
+}
+
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\r\n\v\f";
+  const size_t first = text.find_first_not_of(kSpace);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
+}
+
 bool is_space(char32_t c) {
   return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
          (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;

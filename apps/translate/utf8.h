@@ -1,6 +1,7 @@
-// Unicode text as UTF-8: checking, decoding, and the three character classes the translate app needs.
+// Unicode text as UTF-8: checking, decoding, trimming, and the character classes the translate app needs.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -15,6 +16,12 @@ std::u32string decode_utf8(std::string_view text);
 // Appends one code point as UTF-8; surrogates and values above U+10FFFF are written as U+FFFD.
 void append_utf8(std::string& out, char32_t c);
 std::string encode_utf8(std::u32string_view text);
+
+// The character that begins at text[i] and its number of bytes; text must be UTF-8.
+char32_t character_at(std::string_view text, size_t i, size_t& size);
+
+// The text without the ASCII white space around it; a no-break space is kept, it may be wanted.
+std::string_view trimmed(std::string_view text);
 
 // The code points at which Python's str.split() cuts; sacrebleu's scores depend on exactly this set (no U+200B).
 bool is_space(char32_t c);
