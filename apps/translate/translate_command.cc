@@ -24,6 +24,7 @@
 #include "apps/output.h"
 #include "apps/progress.h"
 #include "apps/terminal.h"
+#include "apps/translate/alignment.h"
 #include "apps/translate/fill.h"
 #include "apps/translate/gettext.h"
 #include "apps/translate/pairs.h"
@@ -44,7 +45,7 @@ constexpr int64_t kLinesAtOnce = 1000;              // sorted by length among th
 constexpr int64_t kMaxTextLine = int64_t{1} << 20;  // bytes; also about what a batch of lines holds
 
 struct TranslateArguments {
-  std::string dir, po, tmx, in, out, terms, attention;
+  std::string dir, po, tmx, in, out, terms, attention, alignment;
   std::vector<std::string> texts;
   Languages languages;
   SearchOptions search;
@@ -239,10 +240,26 @@ std::string printed(const std::string& source, const Rendering& r, const Transla
   return (arguments.confidence ? fixed(r.confidence, 2) + "\t" : "") + r.text + "\n";
 }
 
+// The word alignment of a line, whose translations (one a sentence) follow each other.
+std::string alignment_line(const Rendering& rendering, const std::vector<Translation>& kept) {
+  WordAlignment line;
+  for (const int64_t origin : rendering.origins) {
+    const Translation& t = kept[static_cast<size_t>(origin)];
+    const WordAlignment sentence = align_words({t.source_pieces, t.target_pieces, t.attention});
+    const auto sources = static_cast<int64_t>(line.source.size()), targets = static_cast<int64_t>(line.target.size());
+    for (const auto& link : sentence.links) {
+      line.links.push_back({link.source + sources, link.target + targets, link.weight});
+    }
+    line.source.insert(line.source.end(), sentence.source.begin(), sentence.source.end());
+    line.target.insert(line.target.end(), sentence.target.begin(), sentence.target.end());
+  }
+  return pharaoh(line) + "\n";
+}
+
 void translate_lines(const TranslateArguments& arguments, const Terms& terms, const Translator& translator) {
   LineSource source(arguments);
   SearchOptions search = arguments.search;
-  search.attention = !arguments.attention.empty();
+  search.attention = !arguments.attention.empty() || !arguments.alignment.empty();
   if (arguments.placeholders) search.nbest = search.beam;
   ModelEngine engine(translator, search);
   engine.keep = search.attention;
@@ -250,6 +267,7 @@ void translate_lines(const TranslateArguments& arguments, const Terms& terms, co
   options.terms = &terms;
   options.placeholders = arguments.placeholders;
   LineNotes notes;
+  std::string alignments;
   std::vector<Translation> all;  // kept for --attention only; of a line that was split, one for each sentence
   Bar bar;
   double bytes_done = 0;
@@ -298,7 +316,8 @@ void translate_lines(const TranslateArguments& arguments, const Terms& terms, co
         notes.terms += static_cast<int64_t>(r.missing_terms.size());
         notes.without_terms += r.missing_terms.empty() ? 0 : 1;
         text += printed(lines[i].text, r, arguments);
-        if (!engine.keep) continue;
+        if (!arguments.alignment.empty()) alignments += alignment_line(r, engine.kept);
+        if (arguments.attention.empty()) continue;
         if (r.origins.empty()) all.emplace_back();
         for (const int64_t origin : r.origins) all.push_back(engine.kept[static_cast<size_t>(origin)]);
       }
@@ -313,7 +332,8 @@ void translate_lines(const TranslateArguments& arguments, const Terms& terms, co
     nn::write_file(arguments.out, [&](std::ostream& out) { run([&](const std::string& text) { out << text; }); });
   }
   bar.clear();
-  if (engine.keep) nn::write_file(arguments.attention, attention_json(all));
+  if (!arguments.attention.empty()) nn::write_file(arguments.attention, attention_json(all));
+  if (!arguments.alignment.empty()) nn::write_file(arguments.alignment, alignments);
   notes.tell();
 }
 
@@ -368,7 +388,13 @@ void check_usage(const TranslateArguments& arguments) {
   if (file && (arguments.search.nbest > 1 || arguments.confidence)) {
     throw UsageError("--nbest and --confidence are for lines; of a file, --json tells how sure each translation is");
   }
-  if (file && !arguments.attention.empty()) throw UsageError("--attention is for lines");
+  if (file && !(arguments.attention + arguments.alignment).empty()) {
+    throw UsageError("--attention and --alignment are for lines");
+  }
+  if (arguments.placeholders && !arguments.alignment.empty()) {
+    throw UsageError(
+        "give --placeholders or --alignment: what is translated around a placeholder has no words to count");
+  }
   if (!file && arguments.least_confidence > 0) throw UsageError("--least-confidence is for --po and --tmx");
   if (arguments.tmx.empty() && !(arguments.languages.source + arguments.languages.target).empty()) {
     throw UsageError("--source-lang and --target-lang are for --tmx; a model has one pair of languages");
@@ -386,6 +412,7 @@ int translate_command(const TranslateArguments& given) {
   check_usage(arguments);
   // What is only written at the end is looked at first, before an hour of translating is lost; and so is what is read.
   check_folder_of(arguments.attention);
+  check_folder_of(arguments.alignment);
   check_folder_of(arguments.out);
   Terms terms;
   if (!arguments.terms.empty()) terms = Terms::read(arguments.terms);
@@ -478,6 +505,8 @@ void add_translate(app::Program& program) {
   command->add_flag("--stream", a->stream, "Translate each line as soon as it comes, as on a terminal")
       ->group("Output");
   file("--attention", a->attention, "Also write where each piece looked, as JSON", "Output");
+  file("--alignment", a->alignment, "Also write which word comes from which, a line for each: 0-0 1-2 (source-target)",
+       "Output");
   add_search_options(command, a->search);
   command->footer(
       "Every line gives one line, and an empty one stays empty. A line of more than 40 words is split into sentences.\n"
