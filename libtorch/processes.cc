@@ -417,7 +417,7 @@ void Processes::last_words(const std::string& reason) noexcept {
     const std::string me = std::to_string(rank_);
     if (!g.has("words")) g.set("words", "rank " + me + " of " + std::to_string(world_) + " ended: " + reason);
     g.gloo.reset();  // closes the connections, which wakes those that wait for numbers
-    if (rank_ > 0) return;
+    if (rank_ > 0) return g.set("heard/" + me, "");
     const Clock::time_point end = in(kFarewell);
     for (int r = 1; r < world_; ++r) {
       if (!g.has("here/" + std::to_string(r))) continue;
