@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -22,7 +23,7 @@ namespace heed::nn {
 namespace {
 
 constexpr const char* kVariable = "HEED_CHILD";  // rank, world and the board's descriptor
-constexpr double kPatience = 5;                  // seconds that children get to end by themselves
+constexpr int kPatience = 5;                     // seconds that children get to end by themselves
 
 std::string board_path(int descriptor) { return "/proc/self/fd/" + std::to_string(descriptor); }
 
@@ -89,14 +90,16 @@ void Children::start(int world, const std::vector<std::string>& arguments) {
 }
 
 Children::~Children() {
+  join();
+  if (board_ >= 0) ::close(board_);
+}
+
+std::string Children::join() {
   using Clock = std::chrono::steady_clock;
-  const auto end = Clock::now() + std::chrono::duration<double>(kPatience);
+  const auto end = Clock::now() + std::chrono::seconds(kPatience);
   const auto running = [&] {
     look();
-    for (const Child& child : children_) {
-      if (!child.status) return true;
-    }
-    return false;
+    return std::any_of(children_.begin(), children_.end(), [](const Child& child) { return !child.status; });
   };
   while (running() && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   for (Child& child : children_) {
@@ -106,7 +109,7 @@ Children::~Children() {
     while (::waitpid(child.pid, &status, 0) < 0 && errno == EINTR) continue;
     child.status = status;
   }
-  if (board_ >= 0) ::close(board_);
+  return casualty();
 }
 
 Place Children::place() const { return {0, world_, board_path(board_)}; }

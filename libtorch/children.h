@@ -24,8 +24,7 @@ class Children {
   // a thread that lives as long as the children. Throws heed::Error when a process cannot be started.
   explicit Children(int world);
   Children(int world, const std::vector<std::string>& arguments);
-  // Gives them a moment to end, kills those that have not, and waits for all: neither orphans nor zombies stay.
-  ~Children();
+  ~Children();  // join()
   Children(const Children&) = delete;
   Children& operator=(const Children&) = delete;
 
@@ -35,6 +34,10 @@ class Children {
   // What happened to a child that ended and should not have, "rank 1 of 2 (process 4242) was killed by signal 9
   // (Killed)"; empty as long as none has. Of several, one that was killed comes first: the others may have followed it.
   std::string casualty();
+
+  // Gives them a few seconds to end, kills those that have not, and waits for all, so that neither orphans nor zombies
+  // stay. Returns what casualty() does then.
+  std::string join();
 
  private:
   struct Child {
