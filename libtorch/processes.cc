@@ -248,6 +248,7 @@ Processes::Processes(const Rendezvous& rendezvous, Children* children)
   Group& g = *group_;
   const Clock::time_point end = in(rendezvous.seconds);
   Route route{"127.0.0.1", "127.0.0.1"};
+  bool claimed = false;  // from then on the others count on this one
   try {
     if (!rendezvous.place.board.empty()) {
       g.store = c10::make_intrusive<c10d::FileStore>(rendezvous.place.board, world_);
@@ -282,6 +283,7 @@ Processes::Processes(const Rendezvous& rendezvous, Children* children)
     if (g.store->add("claim/" + std::to_string(rank_), 1) != 1) {
       throw Error("rank " + std::to_string(rank_) + " has come already; every process needs a rank of its own");
     }
+    claimed = true;
     g.set("address/" + std::to_string(rank_), route.from);
     g.set("reach/" + std::to_string(rank_), route.to);
     g.set("here/" + std::to_string(rank_), "");
@@ -293,16 +295,11 @@ Processes::Processes(const Rendezvous& rendezvous, Children* children)
       if (missing.empty()) break;
       const std::string casualty = children_ != nullptr ? children_->casualty() : "";
       if (!casualty.empty()) throw Error(g.get("words", casualty));
-      if (g.has("words")) {
-        g.set("heard/" + std::to_string(rank_), "");
-        throw Error(g.get("words"));
-      }
+      if (g.has("words")) throw Error(g.get("words"));
       if (Clock::now() > end) {
-        const std::string text = join(missing) + " of " + std::to_string(world_) + " did not come" +
-                                 (g.meeting.empty() ? "" : " to " + g.meeting) + " within " +
-                                 seconds_text(rendezvous.seconds);
-        last_words(text);
-        throw Error(text + "; start all of them, or wait longer");
+        throw Error(join(missing) + " of " + std::to_string(world_) + " did not come" +
+                    (g.meeting.empty() ? "" : " to " + g.meeting) + " within " + seconds_text(rendezvous.seconds) +
+                    "; start all of them, or wait longer");
       }
       nap();
     }
@@ -313,15 +310,25 @@ Processes::Processes(const Rendezvous& rendezvous, Children* children)
       const std::string seen = g.get("reach/" + std::to_string(r));
       if (!loopback(seen)) route.from = seen;
     }
-    auto options = c10d::ProcessGroupGloo::Options::create(milliseconds(10 * rendezvous.seconds));
-    add_devices(*options, route.from);
-    g.gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>("gloo", g.store), rank_,
-                                                         world_, options);
-  } catch (const Error&) {
+    // A group has one timeout, for connecting and for sums. All are here, so what cannot connect soon never will: a
+    // first group finds that out, and the second one may wait longer.
+    for (const double factor : {1, 10}) {
+      auto options = c10d::ProcessGroupGloo::Options::create(milliseconds(factor * rendezvous.seconds));
+      add_devices(*options, route.from);
+      auto store = c10::make_intrusive<c10d::PrefixStore>("gloo/" + std::to_string(factor), g.store);
+      try {
+        g.gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank_, world_, options);
+      } catch (const std::exception& error) {
+        throw Error("the processes have met at " + g.meeting + ", but " + route.from +
+                    " and the others cannot connect (" + first_line(error) +
+                    "); Gloo takes any free port, so a firewall between them must let all ports through");
+      }
+    }
+  } catch (const Error& error) {
+    if (claimed) last_words(error.what());
     throw;
   } catch (const std::exception& error) {
-    if (g.store == nullptr || g.meeting.empty()) throw Error("the processes cannot meet: " + first_line(error));
-    throw Error("the processes cannot meet at " + g.meeting + ": " + first_line(error));
+    throw Error("the processes cannot meet" + (g.meeting.empty() ? "" : " at " + g.meeting) + ": " + first_line(error));
   }
 }
 

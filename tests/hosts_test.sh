@@ -35,6 +35,20 @@ ends $zero 0 40 0.err
 ends $one 0 10 1.err
 same_losses one two
 
+# A device that the other cannot reach, as behind a firewall, and one that is not there.
+GLOO_SOCKET_IFNAME=lo both lost --steps 40 --timeout 5
+ends $zero 1 30 0.err
+ends $one 1 30 1.err
+says 0.err '^heed: the processes have met at 10.77.0.1:29500, but .* cannot connect .* must let all ports through$'
+GLOO_SOCKET_IFNAME=none both lost --steps 40 --timeout 5
+ends $zero 1 30 0.err
+ends $one 1 30 1.err
+says 1.err '^heed: (rank 0 of 2 ended: )?GLOO_SOCKET_IFNAME is none, and none cannot be used'
+GLOO_SOCKET_IFNAME=cable both named --steps 40
+ends $zero 0 40 0.err
+ends $one 0 10 1.err
+same_losses one named
+
 # The cable is cut: nothing comes any more, not even the end of a connection.
 both cut --steps 1000000 --timeout 3 # in training ten times as long
 for _ in $(seq 400); do
