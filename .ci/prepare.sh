@@ -4,11 +4,11 @@
 # To build and run `heed`: the compiler and tools, then the libraries (docs/design.md, section 5, says why these).
 packages=(
   g++ cmake ninja-build
-  libhwy-dev libtorch-dev libopenblas0-openmp libmimalloc-dev libsentencepiece-dev zlib1g-dev
+  libhwy-dev libtorch-dev libgloo-dev libopenblas0-openmp libmimalloc-dev libsentencepiece-dev zlib1g-dev
   libcli11-dev nlohmann-json3-dev
 )
 # To run the tests, too.
-test_packages=(libgtest-dev clang-14 libclang-rt-14-dev clang-format-14 valgrind gettext)
+test_packages=(libgtest-dev clang-14 libclang-rt-14-dev clang-format-14 valgrind gettext iproute2 procps)
 
 build=build
 log=

@@ -10,10 +10,13 @@
 #include <cmath>
 #include <filesystem>
 #include <numbers>
+#include <optional>
 #include <sstream>
 
 #include "libtorch/interrupt.h"
+#include "libtorch/processes.h"
 #include "libtorch/safetensors.h"
+#include "libtorch/shares.h"
 
 namespace heed::nn {
 namespace fs = std::filesystem;
@@ -96,9 +99,11 @@ class Loop {
         task_(task),
         options_(options),
         progress_(progress),
+        group_(options.processes),
         optimizer_(module, options.optimizer),
         weights_(weights(module)) {
     for (const auto& [name, tensor] : weights_) best_.emplace_back(name, tensor.detach().clone());
+    if (group_ != nullptr) shares_.emplace(module, *group_);
   }
 
   TrainSummary run() {
@@ -111,7 +116,7 @@ class Loop {
       if (index_ == 0 || epoch_steps_ == 0) epoch_steps_ = task_.start_epoch(epoch_);
       if (epoch_steps_ < 1)
         throw Error("there is nothing to train on: pass " + std::to_string(epoch_) + " has no steps");
-      if (Interrupt::requested()) {
+      if (group_ != nullptr ? stop_ : Interrupt::requested()) {
         save();
         summary_.interrupted = true;
         break;
@@ -131,8 +136,19 @@ class Loop {
     return summary_;
   }
 
+  // For the end of an error's sentence.
+  std::string how_to_go_on() const {
+    if (saved_step_ < 0) return "";
+    return "; the checkpoint of step " + std::to_string(saved_step_) + " in " + options_.checkpoint +
+           " is whole, and the same command goes on from it";
+  }
+
  private:
-  double seconds() const { return seconds_before_ + clock_.seconds(); }
+  bool leader() const { return group_ == nullptr || group_->rank() == 0; }
+
+  double own_seconds() const { return seconds_before_ + clock_.seconds(); }
+  // What depends on the time must come out the same on every rank: among several, it is rank 0's in the last step.
+  double seconds() const { return group_ != nullptr ? agreed_seconds_ : own_seconds(); }
 
   // How much of the budget is used; NaN if only patience ends the training.
   double fraction() const {
@@ -161,9 +177,11 @@ class Loop {
   // One step and what is due after it; true when it was the last.
   bool step() {
     const double before = clock_.seconds();
+    if (!leader()) seed_own();
     StepLoss step_loss = task_.loss(index_);
-    step_loss.loss.backward();
+    if (step_loss.loss.defined()) step_loss.loss.backward();
     step_loss.loss.reset();  // frees the graph before the optimiser needs the cache
+    if (group_ != nullptr) combine(step_loss);
     const double rate = learning_rate_at(options_.learning_rate, options_.warmup, summary_.steps + 1, fraction());
     const double norm = optimizer_.step(rate);
     ++summary_.steps;
@@ -196,9 +214,27 @@ class Loop {
     return last || (options_.patience > 0 && without_better_ >= options_.patience);
   }
 
+  // Makes the whole step of this rank's share.
+  void combine(StepLoss& step_loss) {
+    const auto whole = shares_->combine({step_loss.sum, step_loss.units, Interrupt::requested(), own_seconds()});
+    step_loss.sum = whole.sum;
+    step_loss.units = whole.units;
+    stop_ = whole.stop;
+    agreed_seconds_ = whole.seconds;
+  }
+
+  // A rank but 0 takes its random numbers from a seed of the step: so that of all generators rank 0's is the only one
+  // to keep, and a checkpoint serves any number of ranks.
+  void seed_own() {
+    auto generator = at::detail::getDefaultCPUGenerator();
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_current_seed(seed_of(seed_, summary_.steps, group_->rank()));
+  }
+
   // Measures the weights and their running mean. Which is better depends on the schedule: with a learning rate that
   // goes to 0 the mean lags behind, with one that stays high it is far ahead.
   void validate() {
+    if (group_ != nullptr) shares_->align(tensors());
     module_.eval();
     double loss = kNaN;
     bool better = false;
@@ -244,7 +280,7 @@ class Loop {
 
   void start() {
     const std::string& folder = options_.checkpoint;
-    if (!folder.empty()) {
+    if (!folder.empty() && leader()) {
       std::error_code error;
       fs::create_directories(folder, error);
       if (error) throw Error("cannot make the folder " + folder + ": " + error.message());
@@ -257,6 +293,7 @@ class Loop {
       // At once: a folder that cannot be written should be told before hours of work, not after them.
       if (!summary_.resumed) save();
     }
+    if (group_ != nullptr) share_start();
     clock_ = Clock();
     next_save_ = options_.checkpoint_seconds;
     fraction_at_start_ = std::fmax(0, fraction());
@@ -269,29 +306,79 @@ class Loop {
     return result;
   }
 
+  // Every rank begins where rank 0 does.
+  void share_start() {
+    json start;
+    auto generator = at::detail::getDefaultCPUGenerator();
+    if (leader()) start = {{"state", state()}, {"seed", generator.current_seed()}, {"resumed", summary_.resumed}};
+    start = json::parse(group_->tell(start.dump()));
+    if (!leader()) {
+      set_state(start.at("state"));
+      summary_.resumed = start.at("resumed").get<bool>();
+    }
+    seed_ = start.at("seed").get<uint64_t>();
+    agreed_seconds_ = start.at("state").at("seconds").get<double>();
+    shares_->broadcast(tensors());
+  }
+
+  json state() const {
+    return {{"epoch", epoch_},
+            {"index", index_},
+            {"epoch_steps", epoch_steps_},
+            {"steps", summary_.steps},
+            {"updates", optimizer_.steps()},
+            {"units", summary_.units},
+            {"seconds", own_seconds()},
+            {"best_valid_loss", number(summary_.best_valid_loss)},
+            {"best_step", summary_.best_step},
+            {"without_better", without_better_},
+            {"validated_step", validated_step_},
+            {"bad_steps", bad_steps_},
+            {"point", {number(point_sum_), point_units_}},
+            {"recent", {number(recent_sum_), number(recent_units_), number(recent_seconds_)}},
+            {"curve", to_json(summary_.curve)}};
+  }
+
+  // Throws json::exception if it is not a state, heed::Error if it is one of other data.
+  void set_state(const json& s) {
+    epoch_ = s.at("epoch").get<int64_t>();
+    index_ = s.at("index").get<int64_t>();
+    const auto epoch_steps = s.at("epoch_steps").get<int64_t>();
+    summary_.steps = s.at("steps").get<int64_t>();
+    optimizer_.set_steps(s.at("updates").get<int64_t>());
+    summary_.units = s.at("units").get<int64_t>();
+    seconds_before_ = s.at("seconds").get<double>();
+    summary_.best_valid_loss = number(s.at("best_valid_loss"));
+    summary_.best_step = s.at("best_step").get<int64_t>();
+    without_better_ = s.at("without_better").get<int64_t>();
+    validated_step_ = s.at("validated_step").get<int64_t>();
+    bad_steps_ = s.at("bad_steps").get<int64_t>();
+    point_sum_ = number(s.at("point").at(0));
+    point_units_ = s.at("point").at(1).get<int64_t>();
+    recent_sum_ = number(s.at("recent").at(0));
+    recent_units_ = number(s.at("recent").at(1));
+    recent_seconds_ = number(s.at("recent").at(2));
+    for (const json& p : s.at("curve")) {
+      summary_.curve.push_back({p.at(0).get<int64_t>(), number(p.at(1)), number(p.at(2)), number(p.at(3))});
+    }
+    if (index_ == 0) return;
+    epoch_steps_ = task_.start_epoch(epoch_);
+    if (epoch_steps_ == epoch_steps) return;
+    throw Error("the checkpoint was made when pass " + std::to_string(epoch_) + " had " + std::to_string(epoch_steps) +
+                " steps, and now it has " + std::to_string(epoch_steps_) + "; delete " + options_.checkpoint +
+                " to start over");
+  }
+
   void save() {
-    if (options_.checkpoint.empty()) return;
+    if (options_.checkpoint.empty() || !leader()) return;
     const double before = clock_.seconds();
     Checkpoint checkpoint{tensors(), {}};
     auto generator = at::detail::getDefaultCPUGenerator();
     checkpoint.tensors.emplace_back("generator", generator.get_state());
-    checkpoint.state = {{"identity", options_.identity},
-                        {"epoch", epoch_},
-                        {"index", index_},
-                        {"epoch_steps", epoch_steps_},
-                        {"steps", summary_.steps},
-                        {"updates", optimizer_.steps()},
-                        {"units", summary_.units},
-                        {"seconds", seconds()},
-                        {"best_valid_loss", number(summary_.best_valid_loss)},
-                        {"best_step", summary_.best_step},
-                        {"without_better", without_better_},
-                        {"validated_step", validated_step_},
-                        {"bad_steps", bad_steps_},
-                        {"point", {number(point_sum_), point_units_}},
-                        {"recent", {number(recent_sum_), number(recent_units_), number(recent_seconds_)}},
-                        {"curve", to_json(summary_.curve)}};
+    checkpoint.state = state();
+    checkpoint.state["identity"] = options_.identity;
     save_checkpoint(options_.checkpoint, checkpoint);
+    saved_step_ = summary_.steps;
     const double took = clock_.seconds() - before;
     next_save_ = clock_.seconds() + std::fmax(options_.checkpoint_seconds, 20 * took);
   }
@@ -300,35 +387,7 @@ class Loop {
     const std::string path = checkpoint_path(options_.checkpoint);
     try {
       check_identity(checkpoint.state.at("identity"), options_.identity, options_.checkpoint);
-      const json& s = checkpoint.state;
-      epoch_ = s.at("epoch").get<int64_t>();
-      index_ = s.at("index").get<int64_t>();
-      const auto epoch_steps = s.at("epoch_steps").get<int64_t>();
-      summary_.steps = s.at("steps").get<int64_t>();
-      optimizer_.set_steps(s.at("updates").get<int64_t>());
-      summary_.units = s.at("units").get<int64_t>();
-      seconds_before_ = s.at("seconds").get<double>();
-      summary_.best_valid_loss = number(s.at("best_valid_loss"));
-      summary_.best_step = s.at("best_step").get<int64_t>();
-      without_better_ = s.at("without_better").get<int64_t>();
-      validated_step_ = s.at("validated_step").get<int64_t>();
-      bad_steps_ = s.at("bad_steps").get<int64_t>();
-      point_sum_ = number(s.at("point").at(0));
-      point_units_ = s.at("point").at(1).get<int64_t>();
-      recent_sum_ = number(s.at("recent").at(0));
-      recent_units_ = number(s.at("recent").at(1));
-      recent_seconds_ = number(s.at("recent").at(2));
-      for (const json& p : s.at("curve")) {
-        summary_.curve.push_back({p.at(0).get<int64_t>(), number(p.at(1)), number(p.at(2)), number(p.at(3))});
-      }
-      if (index_ > 0) {
-        epoch_steps_ = task_.start_epoch(epoch_);
-        if (epoch_steps_ != epoch_steps) {
-          throw Error(path + " was made when pass " + std::to_string(epoch_) + " had " + std::to_string(epoch_steps) +
-                      " steps, and now it has " + std::to_string(epoch_steps_) + "; delete " + options_.checkpoint +
-                      " to start over");
-        }
-      }
+      set_state(checkpoint.state);
     } catch (const json::exception& error) {
       throw Error(path + " is not a checkpoint of this program (" + error.what() + "); delete " + options_.checkpoint +
                   " to start over");
@@ -340,12 +399,15 @@ class Loop {
       generator.set_state(tensor);
     }
     summary_.resumed = true;
+    saved_step_ = summary_.steps;
   }
 
   torch::nn::Module& module_;
   TrainingTask& task_;
   const TrainerOptions& options_;
   const std::function<void(const TrainProgress&)>& progress_;
+  Processes* group_;
+  std::optional<Shares> shares_;  // if there is a group
   AdamW optimizer_;
   NamedTensors weights_;  // the module's own tensors
   NamedTensors best_;     // copies
@@ -363,6 +425,10 @@ class Loop {
   double seconds_before_ = 0;  // of the runs before this one
   double next_save_ = 0;
   double fraction_at_start_ = 0;
+  int64_t saved_step_ = -1;  // of the checkpoint; -1: there is none
+  double agreed_seconds_ = 0;
+  bool stop_ = false;  // some rank was told to
+  uint64_t seed_ = 0;
 };
 
 }  // namespace
@@ -435,7 +501,12 @@ void check_identity(const json& then, const json& now, const std::string& folder
 TrainSummary train(torch::nn::Module& module, TrainingTask& task, const TrainerOptions& options,
                    const std::function<void(const TrainProgress&)>& progress) {
   check_options(options);
-  return Loop(module, task, options, progress).run();
+  Loop loop(module, task, options, progress);
+  try {
+    return loop.run();
+  } catch (const ProcessLost& error) {
+    throw ProcessLost(error.what() + loop.how_to_go_on());
+  }
 }
 
 }  // namespace heed::nn

@@ -15,6 +15,8 @@
 
 namespace heed::nn {
 
+class Processes;
+
 struct TrainerOptions {
   // When to stop: whichever comes first; at least one must be set.
   double minutes = 0;    // of training time over all resumed runs; 0: no limit
@@ -32,6 +34,8 @@ struct TrainerOptions {
   double checkpoint_seconds = 30;  // at least this often; seldomer when writing one takes long (at most a 20th of time)
   bool resume = true;              // go on from the checkpoint if there is one; false: start over
   nlohmann::json identity;         // a flat object: the options and data that must be the same to go on
+
+  Processes* processes = nullptr;  // those that train together, see train(); null: this one alone
 };
 
 // The learning rate of a step, the first being 1. Linear warm-up over `warmup` steps, or over the first tenth of the
@@ -70,7 +74,7 @@ struct TrainSummary {
 };
 
 struct StepLoss {
-  torch::Tensor loss;  // one number, to differentiate
+  torch::Tensor loss;  // one number, to differentiate; undefined if `units` is 0
   double sum = 0;      // what to report: the loss summed over `units`
   int64_t units = 0;   // tokens, pictures
 };
@@ -82,10 +86,11 @@ class TrainingTask {
   // Prepares pass `epoch` (0, 1, ...) and returns its number of steps, at least 1. Must depend on `epoch` alone, not on
   // the passes before: that is what makes resuming exact.
   virtual int64_t start_epoch(int64_t epoch) = 0;
-  // Forward of step `index` of the pass. Randomness comes from torch's global generator only.
+  // Forward of step `index` of the pass. Randomness comes from torch's global generator only. Among several processes:
+  // of this rank's share of the step, which may be empty; the loss is the mean over the share's units.
   virtual StepLoss loss(int64_t index) = 0;
   // Mean loss on held-out data; lower is better. Called in eval mode without gradients, twice if there is a running
-  // mean.
+  // mean. Among several processes every rank is asked and must give the same number; they may share the work.
   virtual double validate() = 0;
 };
 
@@ -99,8 +104,15 @@ class TrainingTask {
 // reason LibTorch's deterministic algorithms are on while this runs. The checkpoint folder is left to the caller, to be
 // removed when the result is safe.
 //
+// Among several processes (processes.h) each rank calls this with the same options, and they take the steps of one: the
+// gradients, weighted by the units of each share, are added up before they are clipped and applied, so that all ranks
+// have the same weights, bit for bit. Rank 0 reads and writes the checkpoint, which does not know how many they were,
+// and its clock counts; Ctrl-C of any rank stops all after the same step. Every rank's dropout draws numbers of its
+// own, so with dropout a run on two processes is another sample of the run on one; without, their curves differ by
+// rounding. Layers that look across a batch (BatchNorm) see their rank's share; their buffers are rank 0's.
+//
 // Throws heed::Error for options that do not fit, a checkpoint of other options or data (`identity`) or of another
-// model, a checkpoint that cannot be written, and a loss that stays infinite or NaN.
+// model, a checkpoint that cannot be written, a loss that stays infinite or NaN, and another process that is gone.
 TrainSummary train(torch::nn::Module& module, TrainingTask& task, const TrainerOptions& options,
                    const std::function<void(const TrainProgress&)>& progress = {});
 

@@ -84,6 +84,37 @@ TEST(Batches, OrderDependsOnSeedAndEpochAlone) {
   EXPECT_NE(groups, next) << "pairs of a length must meet others in the next pass";
 }
 
+TEST(Batches, SharesAreTheWholeAndAboutAlike) {
+  const auto examples = many(300);
+  for (const auto& batch : make_batches(examples, 200, 1, 0)) {
+    for (const int world : {1, 2, 3, 7, 400}) {
+      std::vector<int64_t> all;
+      int64_t least = INT64_MAX, most = 0, longest = 0;
+      for (int rank = 0; rank < world; ++rank) {
+        const auto share = share_of(examples, batch, rank, world);
+        int64_t tokens = 0;
+        for (const int64_t i : share) {
+          const Example& e = examples[static_cast<size_t>(i)];
+          const auto n = static_cast<int64_t>(e.source.size() + e.target.size());
+          longest = std::max(longest, n);
+          tokens += n;
+        }
+        auto at = batch.begin();  // rows keep their order
+        for (const int64_t i : share) at = std::find(at, batch.end(), i);
+        EXPECT_TRUE(share.empty() || at != batch.end());
+        all.insert(all.end(), share.begin(), share.end());
+        least = std::min(least, tokens);
+        most = std::max(most, tokens);
+      }
+      EXPECT_LE(most - least, longest);
+      auto expected = batch;
+      std::sort(all.begin(), all.end());
+      std::sort(expected.begin(), expected.end());
+      EXPECT_EQ(all, expected);
+    }
+  }
+}
+
 // The constant was computed a second time in Python, from the definitions of MT19937-64 and of our mixing.
 TEST(Batches, ShuffledIsTheSameEverywhere) {
   const auto order = shuffled(10, 1);

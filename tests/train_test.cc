@@ -23,6 +23,7 @@
 #include "apps/translate/batches.h"
 #include "apps/translate/infer.h"
 #include "libtorch/files.h"
+#include "libtorch/processes.h"
 
 namespace fs = std::filesystem;
 using namespace heed::translate;
@@ -201,6 +202,25 @@ TEST(TrainChild, DISABLED_Run) {
   train(reversals(400, 1), reversals(40, 2), o);
 }
 
+// A rank but 0 of SeveralProcessesTakeTheStepsOfOne.
+TrainOptions shared_out(const std::string& out, const std::string& arch) {
+  TrainOptions o = small(out, arch);
+  o.model.dropout = 0;
+  o.batch_tokens = 12;  // often fewer rows than processes
+  o.learning_rate = 2e-3;
+  return o;
+}
+
+TEST(TrainChild, DISABLED_Rank) {
+  const auto place = heed::nn::child_place();
+  if (!place) GTEST_SKIP() << "only a part of the test SeveralProcessesTakeTheStepsOfOne";
+  torch::set_num_threads(1);
+  heed::nn::Processes group({*place, "", 0, 60});
+  TrainOptions o = shared_out("/nowhere/at/all", std::getenv("HEED_TRAIN_CHILD_ARCH"));  // rank 0's affair
+  o.processes = &group;
+  train(reversals(400, 1), reversals(40, 2), o);
+}
+
 pid_t start_child(const std::string& out, const std::string& arch) {
   ::setenv("HEED_TRAIN_CHILD_OUT", out.c_str(), 1);  // before the fork: behind it, memory must not be allocated
   ::setenv("HEED_TRAIN_CHILD_ARCH", arch.c_str(), 1);
@@ -250,6 +270,31 @@ TEST_P(TrainBoth, KillAtAnyMoment) {
   EXPECT_EQ(read_file(out + "/config.json"), read_file(path("whole/config.json")));
   EXPECT_FALSE(fs::exists(out + "/checkpoint"));
   for (const auto& entry : fs::directory_iterator(out)) EXPECT_NE(entry.path().filename().string()[0], '.');
+}
+
+TEST_P(TrainBoth, SeveralProcessesTakeTheStepsOfOne) {
+  torch::set_num_threads(1);
+  const TrainResult one = train(pairs_, validation_, shared_out(path("1"), GetParam()));
+  ::setenv("HEED_TRAIN_CHILD_ARCH", GetParam().c_str(), 1);
+  for (const int world : {2, 3}) {
+    heed::nn::Children children(world, {"train_test", "--gtest_also_run_disabled_tests", "--gtest_brief=1",
+                                        "--gtest_filter=TrainChild.DISABLED_Rank"});
+    TrainOptions o = shared_out(path(std::to_string(world)), GetParam());
+    TrainResult many;
+    {
+      heed::nn::Processes group({children.place(), "", 0, 60}, &children);
+      o.processes = &group;
+      many = train(pairs_, validation_, o);
+    }
+    EXPECT_EQ(children.join(), "");
+    EXPECT_EQ(many.target_tokens, one.target_tokens);
+    ASSERT_EQ(many.curve.size(), one.curve.size());
+    for (size_t i = 0; i < one.curve.size(); ++i) {
+      EXPECT_NEAR(many.curve[i].train_loss, one.curve[i].train_loss, 1e-4);
+      EXPECT_NEAR(many.curve[i].valid_loss, one.curve[i].valid_loss, 1e-4);
+    }
+    EXPECT_EQ(load_model(o.out)->config().dim, 32);
+  }
 }
 
 TEST_F(Train, AFullDiskLeavesTheOldModelAndGoesOnLater) {

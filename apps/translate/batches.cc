@@ -140,4 +140,29 @@ std::vector<std::vector<int64_t>> make_batches(const std::vector<Example>& examp
   return batches;
 }
 
+std::vector<int64_t> share_of(const std::vector<Example>& examples, std::span<const int64_t> indices, int rank,
+                              int world) {
+  const auto tokens = [&](int64_t i) {
+    const Example& example = examples[static_cast<size_t>(i)];
+    return length(example.source) + length(example.target);
+  };
+  // The longest rows first, each to whoever has the least.
+  std::vector<size_t> order(indices.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return tokens(indices[a]) > tokens(indices[b]); });
+  std::vector<int64_t> loads(static_cast<size_t>(world));
+  std::vector<bool> mine(indices.size());
+  for (const size_t row : order) {
+    const auto least = std::min_element(loads.begin(), loads.end());
+    *least += tokens(indices[row]);
+    mine[row] = least - loads.begin() == rank;
+  }
+  std::vector<int64_t> share;
+  for (size_t row = 0; row < indices.size(); ++row) {
+    if (mine[row]) share.push_back(indices[row]);
+  }
+  return share;
+}
+
 }  // namespace heed::translate

@@ -47,4 +47,9 @@ std::vector<int64_t> shuffled(int64_t n, uint64_t seed);
 std::vector<std::vector<int64_t>> make_batches(const std::vector<Example>& examples, int64_t batch_tokens,
                                                uint64_t seed, int64_t epoch);
 
+// The rows of a batch that process `rank` of `world` trains on, in their order: dealt out so that all have about as
+// many tokens. Empty if there are fewer rows than processes and none is left for this one.
+std::vector<int64_t> share_of(const std::vector<Example>& examples, std::span<const int64_t> indices, int rank,
+                              int world);
+
 }  // namespace heed::translate

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/output.h"
+#include "apps/processes.h"
 #include "apps/terminal.h"
 #include "apps/translate/convert.h"
 #include "apps/translate/infer.h"
@@ -18,6 +19,7 @@
 #include "apps/translate/train.h"
 #include "apps/translate/translate_command.h"
 #include "libtorch/files.h"
+#include "libtorch/processes.h"
 
 namespace heed::translate {
 namespace {
@@ -49,6 +51,11 @@ struct PairSource {
   std::string source, target;
   Languages languages;  // of .tmx files
   bool given() const { return !files.empty() || !source.empty() || !target.empty(); }
+  std::vector<std::string> paths() const {
+    std::vector<std::string> all = files;
+    all.insert(all.end(), {source, target});
+    return all;
+  }
 };
 
 // Options --<prefix>pairs, --<prefix>source and --<prefix>target, or for validation --valid, --valid-source and so on.
@@ -74,10 +81,10 @@ void add_language_options(CLI::App* command, Languages& languages) {
       ->type_name("LANG");
 }
 
-std::vector<Pair> read(const PairSource& source) {
+std::vector<Pair> read(const PairSource& source, bool quiet = false) {
   std::vector<Pair> pairs;
   const auto add = [&](const std::string& name, PairFile file) {
-    say(name + ": " + file.summary());
+    if (!quiet) say(name + ": " + file.summary());
     pairs.insert(pairs.end(), std::make_move_iterator(file.pairs.begin()), std::make_move_iterator(file.pairs.end()));
   };
   for (const std::string& path : source.files) add(path, read_pairs(path, source.languages));
@@ -90,6 +97,7 @@ std::vector<Pair> read(const PairSource& source) {
 struct TrainArguments {
   PairSource pairs, validation;
   TrainOptions options;
+  app::ProcessArguments processes;
   bool fresh = false;
   bool only_transformer = false, only_rnn = false;
 };
@@ -103,15 +111,32 @@ int train_command(const TrainArguments& arguments) {
   if (rnn) options.model.layers = 1;
   options.resume = !arguments.fresh;
 
-  const std::vector<Pair> pairs = read(arguments.pairs);
-  PairSource validation_source = arguments.validation;
-  validation_source.languages = arguments.pairs.languages;
-  const std::vector<Pair> validation = read(validation_source);
-  app::Progress bar("Training");
-  const TrainResult result = train(pairs, validation, options, show_training(bar));
-  for (const std::string& note : result.notes) bar.note(note);
-  bar.done(training_summary(result, options));
-  return result.interrupted ? app::kInterrupted : app::kOk;
+  std::vector<std::string> inputs = arguments.pairs.paths();
+  for (const std::string& path : arguments.validation.paths()) inputs.push_back(path);
+  app::check(arguments.processes, inputs);
+
+  return app::with_processes(arguments.processes, [&](nn::Processes* group) {
+    options.processes = group;
+    const bool quiet = group != nullptr && group->rank() > 0;
+    const std::string& meeting = arguments.processes.rendezvous;
+    const auto say_apart = [&](const std::string& text) {  // a rank on another machine has a terminal of its own
+      if (quiet && !meeting.empty()) say("rank " + std::to_string(group->rank()) + ": " + text);
+    };
+    say_apart("training with " + meeting + ", where rank 0 shows the progress");
+    const std::vector<Pair> pairs = read(arguments.pairs, quiet);
+    PairSource validation_source = arguments.validation;
+    validation_source.languages = arguments.pairs.languages;
+    const std::vector<Pair> validation = read(validation_source, quiet);
+    app::Progress bar("Training");
+    const TrainResult result =
+        quiet ? train(pairs, validation, options) : train(pairs, validation, options, show_training(bar));
+    if (!quiet) {
+      for (const std::string& note : result.notes) bar.note(note);
+      bar.done(training_summary(result, options));
+    }
+    say_apart(result.interrupted ? "interrupted; rank 0 has the checkpoint" : "done; rank 0 has the model");
+    return result.interrupted ? app::kInterrupted : app::kOk;
+  });
 }
 
 void add_train(app::Program& program) {
@@ -169,13 +194,19 @@ void add_train(app::Program& program) {
       ->group("Training");
   command->add_flag("--fresh", a->fresh, "Start anew, even if the folder holds a checkpoint to go on from")
       ->group("Training");
+  app::add_process_options(command, a->processes);
   command->footer(
       "The learning rate falls to 0 towards the end that --minutes, --epochs or --steps set, so give one of them; "
       "without\n"
       "one, --patience ends it. A run that is stopped, by Ctrl-C or a kill, goes on from its last checkpoint when the\n"
-      "same command is given again. A good model in the folder stays until a whole new one takes its place.\n\n"
+      "same command is given again. A good model in the folder stays until a whole new one takes its place.\n\n" +
+      std::string(app::kProcessHelp) +
+      "\n\n"
       "Examples:\n"
       "  heed train translate --pairs deu.tsv --out model --minutes 30\n"
+      "  heed train translate --pairs deu.tsv --out model --epochs 20 --nproc 2\n"
+      "  heed train translate --pairs deu.tsv --out model --epochs 20 \\\n"
+      "      --rendezvous tcp://192.168.0.1:29500 --world 2 --rank 0    # on 192.168.0.1, and --rank 1 on another\n"
       "  heed train translate --source train.en --target train.de --valid-source val.en --valid-target val.de \\\n"
       "      --arch transformer --out model --epochs 20\n"
       "  heed translate model < english.txt > german.txt");

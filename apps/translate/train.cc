@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <sstream>
 
 #include "apps/translate/batches.h"
@@ -103,6 +104,24 @@ json identity_of(const std::vector<Pair>& pairs, const std::vector<Pair>& valida
           {"seed", o.seed}};
 }
 
+// What the processes that train together must have in common: beside that, when to stop.
+json common_to_all(json identity, const TrainOptions& o) {
+  identity.update({{"minutes", o.minutes}, {"epochs", o.epochs}, {"steps", o.steps}, {"patience", o.patience}});
+  return identity;
+}
+
+// Notices that another SentencePiece has cut the text into other pieces.
+std::string checksum(const std::vector<Example>& examples) {
+  uint64_t hash = 0xCBF29CE484222325u;
+  for (const Example& example : examples) {
+    for (const auto* ids : {&example.source, &example.target}) {
+      for (const int32_t id : *ids) hash = (hash ^ static_cast<uint32_t>(id)) * 0x100000001B3u;
+      hash = (hash ^ 0xFFFFFFFFu) * 0x100000001B3u;
+    }
+  }
+  return std::to_string(examples.size()) + " pairs, " + std::to_string(hash);
+}
+
 struct Data {
   std::vector<Pair> train, validation;
 };
@@ -184,7 +203,11 @@ torch::Tensor packed_targets(const Batch& batch) {
 class Task : public nn::TrainingTask {
  public:
   Task(Model& model, std::vector<Example> train, std::vector<Example> validation, const TrainOptions& options)
-      : model_(model), train_(std::move(train)), validation_(std::move(validation)), options_(options) {
+      : model_(model),
+        group_(options.processes),
+        train_(std::move(train)),
+        validation_(std::move(validation)),
+        options_(options) {
     validation_batches_ = make_batches(validation_, options.batch_tokens, 0, 0);
   }
 
@@ -194,20 +217,26 @@ class Task : public nn::TrainingTask {
   }
 
   nn::StepLoss loss(int64_t index) override {
-    const Batch batch = make_batch(train_, batches_.at(static_cast<size_t>(index)));
+    const std::vector<int64_t>& rows = batches_.at(static_cast<size_t>(index));
+    const std::vector<int64_t> share =
+        group_ != nullptr ? share_of(train_, rows, group_->rank(), group_->world()) : rows;
+    if (share.empty()) return {};
+    const Batch batch = make_batch(train_, share);
     const auto result = nn::cross_entropy(model_.logits(batch), packed_targets(batch), options_.label_smoothing);
     return {result.loss, result.sum, batch.target_tokens()};
   }
 
   double validate() override {
-    double sum = 0;
-    int64_t tokens = 0;
-    for (const auto& indices : validation_batches_) {
-      const Batch batch = make_batch(validation_, indices);
-      sum += nn::cross_entropy(model_.logits(batch), packed_targets(batch), 0).sum;
-      tokens += batch.target_tokens();
+    const size_t first = group_ != nullptr ? static_cast<size_t>(group_->rank()) : 0;
+    const size_t step = group_ != nullptr ? static_cast<size_t>(group_->world()) : 1;
+    double sums[] = {0, 0};  // of the loss, of tokens
+    for (size_t i = first; i < validation_batches_.size(); i += step) {
+      const Batch batch = make_batch(validation_, validation_batches_[i]);
+      sums[0] += nn::cross_entropy(model_.logits(batch), packed_targets(batch), 0).sum;
+      sums[1] += static_cast<double>(batch.target_tokens());
     }
-    return sum / static_cast<double>(tokens);
+    if (group_ != nullptr) group_->sum(sums);
+    return sums[0] / sums[1];
   }
 
   const std::vector<Example>& train_examples() const { return train_; }
@@ -215,6 +244,7 @@ class Task : public nn::TrainingTask {
 
  private:
   Model& model_;
+  nn::Processes* group_;
   std::vector<Example> train_, validation_;
   const TrainOptions& options_;
   std::vector<std::vector<int64_t>> batches_, validation_batches_;
@@ -236,6 +266,7 @@ nn::TrainerOptions trainer_options(const TrainOptions& o, const Folder& folder, 
   t.checkpoint_seconds = o.checkpoint_seconds;
   t.resume = o.resume;
   t.identity = std::move(identity);
+  t.processes = o.processes;
   return t;
 }
 
@@ -310,16 +341,9 @@ void finish(const Folder& folder, const Model& model, const Vocab& vocab, const 
   install(folder);
 }
 
-}  // namespace
-
-TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& options,
-                  const std::function<void(const TrainProgress&)>& progress) {
-  check_options(options);
-  const Folder folder(options.out);
-  const json identity = identity_of(pairs, validation, options);
-  const nn::TrainerOptions trainer = trainer_options(options, folder, identity);
-  nn::check_options(trainer);
-
+// Makes the work folder ready. If a training that ended was only cut off while its model moved to its place, finishes
+// that and returns its result.
+std::optional<TrainResult> open_folder(const Folder& folder, const json& identity, const TrainOptions& options) {
   std::error_code error;
   if (!options.resume) fs::remove_all(folder.work, error);
   if (!error) fs::create_directories(folder.work, error);
@@ -335,9 +359,39 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
     nn::check_identity(nn::load_checkpoint(folder.work.string()).state.value("identity", json()), identity,
                        folder.work.string());
   }
+  return std::nullopt;
+}
+
+// Among several processes rank 0 finds the vocabulary and hands it out.
+Vocab shared_vocab(const Folder& folder, const Data& data, const TrainOptions& options) {
+  nn::Processes* const group = options.processes;
+  if (group == nullptr) return find_vocab(folder, data, options);
+  if (group->rank() > 0) return Vocab::from_bytes(group->tell(""));
+  const Vocab vocab = find_vocab(folder, data, options);
+  group->tell(vocab.bytes());
+  return vocab;
+}
+
+}  // namespace
+
+TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& options,
+                  const std::function<void(const TrainProgress&)>& progress) {
+  check_options(options);
+  const Folder folder(options.out);
+  const json identity = identity_of(pairs, validation, options);
+  const nn::TrainerOptions trainer = trainer_options(options, folder, identity);
+  nn::check_options(trainer);
+
+  nn::Processes* const group = options.processes;
+  const bool leader = group == nullptr || group->rank() == 0;
+  if (group != nullptr) group->agree(common_to_all(identity, options));
+  std::optional<TrainResult> finished;
+  if (leader) finished = open_folder(folder, identity, options);
+  if (group != nullptr && group->tell(finished ? "finished" : "") == "finished" && !leader) return {};
+  if (finished) return *finished;
 
   Data data = prepare(pairs, validation, options);
-  const Vocab vocab = find_vocab(folder, data, options);
+  const Vocab vocab = shared_vocab(folder, data, options);
   if (!vocab.has_fixed_ids()) {
     throw Error((folder.out / "source.spm").string() +
                 " has other ids for padding, <unk>, <s> and </s> than 0, 1, 2 and 3; remove it to have one trained");
@@ -351,10 +405,14 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
   if (train_examples.examples.empty()) throw Error("there is nothing to train on: " + train_examples.summary());
   if (valid_examples.examples.empty()) throw Error("there is nothing to validate with: " + valid_examples.summary());
   data = {};
+  if (group != nullptr) {
+    group->agree({{"the text in pieces", checksum(train_examples.examples)},
+                  {"the validation text in pieces", checksum(valid_examples.examples)}});
+  }
 
   TrainResult result;
   if (!vocab.note().empty()) result.notes.push_back(vocab.note());
-  if (train_examples.too_long + train_examples.empty > 0) result.notes.push_back(train_examples.summary());
+  if (leader && train_examples.too_long + train_examples.empty > 0) result.notes.push_back(train_examples.summary());
   result.train_pairs = static_cast<int64_t>(train_examples.examples.size());
   result.validation_pairs = static_cast<int64_t>(valid_examples.examples.size());
 
@@ -373,13 +431,15 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
   result.best_valid_loss = summary.best_valid_loss;
   result.interrupted = summary.interrupted;
   result.curve = summary.curve;
-  if (result.interrupted) return result;
-  if (auto* transformer = dynamic_cast<TransformerModel*>(model.get())) {
-    const AlignmentChoice choice = choose_alignment(*transformer, task.train_examples(), task.validation_examples());
-    transformer->set_alignment(choice.from);
-    result.alignment_agreement = choice.agreement;
+  if (!result.interrupted && leader) {
+    if (auto* transformer = dynamic_cast<TransformerModel*>(model.get())) {
+      const AlignmentChoice choice = choose_alignment(*transformer, task.train_examples(), task.validation_examples());
+      transformer->set_alignment(choice.from);
+      result.alignment_agreement = choice.agreement;
+    }
+    finish(folder, *model, vocab, identity, result);
   }
-  finish(folder, *model, vocab, identity, result);
+  if (group != nullptr) group->tell("");  // nobody ends well before the model is safe
   return result;
 }
 

@@ -9,6 +9,7 @@
 
 #include "apps/translate/model.h"
 #include "apps/translate/pairs.h"
+#include "libtorch/processes.h"
 #include "libtorch/trainer.h"
 
 namespace heed::translate {
@@ -37,6 +38,7 @@ struct TrainOptions {
   double checkpoint_seconds = 30;  // at least this often, and after each validation
   bool resume = true;  // go on from out/checkpoint if there is one; it must have been made with the same options and
                        // data, but for minutes, epochs, steps and patience; false: remove it and start over
+  nn::Processes* processes = nullptr;  // those that train this model together; null: this one alone
 };
 
 // One point of the training curve, also kept in out/training.json: mean negative log-likelihood per target token,
@@ -78,6 +80,10 @@ struct TrainResult {
 // Killed at any moment and started again with the same arguments, it ends with the same bytes as an uninterrupted run,
 // when the stopping rule is steps, epochs or patience and the number of threads is the same. Throws heed::Error for
 // options or data that do not fit, a checkpoint made with others, and files that cannot be written.
+//
+// Among several processes (see nn::train) every rank calls this with the same pairs and options, which is checked. The
+// batches are those of one process, each dealt out row by row; batch_tokens is the size of the whole. The folder is
+// rank 0's affair: the others neither read nor write it, and their result has no notes.
 TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& options,
                   const std::function<void(const TrainProgress&)>& progress = {});
 
