@@ -7,6 +7,7 @@ Each folder is a model folder with two more files: goldens.safetensors (logits.N
 goldens.json (these sources and targets; what generate() gives for them; text, ids and text again). The folders differ in
 whatever differs between Marian models; tests/marian_test.cc loads each without Python.
 """
+import io
 import json
 import pathlib
 import shutil
@@ -33,12 +34,12 @@ FRENCH = {"the dog runs": "le chien court", "a cat sleeps": "un chat dort", "the
 
 
 def spm(lines, path, size):
-    with tempfile.TemporaryDirectory() as folder:
-        # The identity keeps 240 KB of normalisation rules out of the file.
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines * 4), model_prefix=folder + "/m", vocab_size=size, minloglevel=3,
-            normalization_rule_name="identity", hard_vocab_limit=False, num_threads=1)
-        shutil.copy(folder + "/m.model", path)
+    made = io.BytesIO()  # with a name in place of it the file would hold that name
+    # The identity keeps 240 KB of normalisation rules out of the file.
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines * 4), model_writer=made, vocab_size=size, minloglevel=3,
+        normalization_rule_name="identity", hard_vocab_limit=False, num_threads=1)
+    path.write_bytes(made.getvalue())
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
     return [model.id_to_piece(i) for i in range(model.get_piece_size()) if not model.is_control(i) and not model.is_unknown(i)]
 
@@ -283,7 +284,7 @@ def separate():
                          share_encoder_decoder_embeddings=False, pad_token_id=pad, decoder_start_token_id=pad,
                          forced_eos_token_id=None)
     with torch.no_grad():
-        model.final_logits_bias[0, pad] = 3  # a ban that matters
+        model.final_logits_bias[0, [pad, 5]] = 8  # bans that matter
     said = generation(model, renormalize_logits=None, forced_eos_token_id=None, bad_words_ids=[[pad], [5], [6]])
     save(folder, model, generation=said)
     tok = read_tokenizer(folder)
