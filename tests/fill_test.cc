@@ -175,6 +175,7 @@ TEST(FillPo, LineEndsStay) {
   };
   EXPECT_EQ(fill(crlf(kTricky)).bytes, crlf(kFilled));
   EXPECT_EQ(fill("\xEF\xBB\xBF" + kTricky).bytes, "\xEF\xBB\xBF" + kFilled);
+  EXPECT_EQ(fill("#,\nmsgid \"a\"\nmsgstr \"\"\n").bytes, "#, fuzzy\nmsgid \"a\"\nmsgstr \"ae\"\n");
   // The last line has no end.
   EXPECT_EQ(fill("msgid \"a\"\nmsgstr \"\"").bytes, "#, fuzzy\nmsgid \"a\"\nmsgstr \"ae\"");
 }

@@ -129,6 +129,14 @@ TEST(Tmx, NothingElseChanges) {
   EXPECT_EQ(again.bytes, kFilled);
 }
 
+TEST(Tmx, SignsInAttributesEndNoTag) {
+  const TmxFile file(in_tmx("<tu><tuv xml:lang=\"en\" x='a>b'><seg x=\"'>\">a<ph x='1>0'>/></ph></seg></tuv></tu>"),
+                     "t.tmx");
+  const TmxText text = file.text(file.units().at(0).variants.at(0));
+  EXPECT_EQ(text.text, "a{1}");
+  EXPECT_EQ(text.inlines.at(0).second, "<ph x='1>0'>/></ph>");
+}
+
 TEST(Tmx, EncodingsStay) {
   for (const bool big : {false, true})
     EXPECT_EQ(fill(utf16(kTmx + "<!-- \U0001F600 -->", big)).bytes, utf16(kFilled + "<!-- \U0001F600 -->", big));

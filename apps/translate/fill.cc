@@ -133,12 +133,12 @@ Filled fill_po(const PoFile& file, const Engine& engine, const FillOptions& opti
       if (entry.has_plural) {
         const size_t singular = passages.size(),
                      plural = singular_fits(entry, forms, formats) ? singular + 1 : singular;
-        if (plural != singular) passages.push_back({entry.id, formats, {}});
-        passages.push_back({entry.plural, formats, {}});
+        if (plural != singular) passages.push_back({entry.id, formats, {}, options.prefix});
+        passages.push_back({entry.plural, formats, {}, options.prefix});
         work.passages.clear();
         for (int64_t k = 0; k < forms.count; ++k) work.passages.push_back(k == forms.singular ? singular : plural);
       } else {
-        passages.push_back({entry.id, formats, {}});
+        passages.push_back({entry.id, formats, {}, options.prefix});
       }
       works.push_back(std::move(work));
     }
@@ -199,7 +199,7 @@ Filled fill_tmx(const TmxFile& file, const Languages& languages, const Engine& e
     } else {
       TmxText text = file.text(unit.variants[*source]);
       report.source = text.text;
-      passages.push_back({text.text, {}, text.before});
+      passages.push_back({text.text, {}, text.before, options.prefix});
       works.push_back({result.entries.size(), {i, target, languages.target, std::move(text), ""}});
     }
     result.entries.push_back(std::move(report));

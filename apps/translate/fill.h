@@ -35,6 +35,7 @@ struct Filled {
 struct FillOptions {
   const Terms* terms = nullptr;
   double least_confidence = 0;  // what is less sure stays untranslated
+  std::string prefix = "";      // as Passage's
 };
 
 // Fills each entry without any msgstr and marks it fuzzy. An entry with plural forms gets as many as the header says:

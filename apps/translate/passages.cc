@@ -252,7 +252,7 @@ class Renderer {
     if (options_.placeholders) part.placeholders = find_placeholders(text, passage.formats);
     part.copied = is_blob(text) || (options_.placeholders && !has_words(text, part.placeholders));
     if (!part.copied) {
-      Task task{text, texts(text, part.placeholders)};
+      Task task{passage.prefix + text, texts(text, part.placeholders)};
       part.terms = terms_of(text, part.placeholders);
       task.required.insert(task.required.end(), part.terms.begin(), part.terms.end());
       part.question = first_.add(std::move(task));
@@ -328,7 +328,7 @@ class Renderer {
       part.missing_terms = lacking(part.result, part.terms);
       count(part, *found);
       if (part.placeholders.empty() || !options_.placeholders || found->confidence >= kForced) return;
-      cut_pieces(part);  // which may be better
+      cut_pieces(part, passage);  // which may be better
       return;
     }
     const bool too_long =
@@ -342,10 +342,10 @@ class Renderer {
       return;
     }
     part.how = How::piecewise;
-    cut_pieces(part);
+    cut_pieces(part, passage);
   }
 
-  void cut_pieces(Part& part) {
+  void cut_pieces(Part& part, const Passage& passage) {
     size_t at = 0;
     const auto add = [&](size_t end) {
       const std::string text = part.text.substr(at, end - at);
@@ -359,7 +359,7 @@ class Renderer {
       if (has_words(piece.text, {})) {
         piece.asked = true;
         piece.terms = terms_of(piece.text, {});
-        piece.question = second_.add({piece.text, piece.terms});
+        piece.question = second_.add({passage.prefix + piece.text, piece.terms});
       }
       part.pieces.push_back(std::move(piece));
     };

@@ -49,6 +49,7 @@ struct Passage {
   Formats formats = {};
   // Placeholders of which the first must stand before the second: a pair of TMX's elements.
   std::vector<std::pair<std::string, std::string>> before = {};
+  std::string prefix = "";  // put before each part: the language token of a model with several (">>fra<< ")
 };
 
 struct Rendering {

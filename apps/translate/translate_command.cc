@@ -45,7 +45,7 @@ constexpr int64_t kLinesAtOnce = 1000;              // sorted by length among th
 constexpr int64_t kMaxTextLine = int64_t{1} << 20;  // bytes; also about what a batch of lines holds
 
 struct TranslateArguments {
-  std::string dir, po, tmx, in, out, terms, attention, alignment;
+  std::string dir, po, tmx, in, out, terms, prefix, attention, alignment;
   std::vector<std::string> texts;
   Languages languages;
   SearchOptions search;
@@ -206,6 +206,14 @@ struct LineNotes {
   }
 };
 
+// A line, and what is put before each of its sentences: `prefix`, or a language token (">>fra<<") that it begins with.
+Passage passage_of(const std::string& line, const std::string& prefix) {
+  if (!prefix.empty()) return {line, {}, {}, prefix + " "};
+  const size_t end = line.find("<< ");
+  if (!line.starts_with(">>") || end == std::string::npos || line.find_first_of(" \t") < end) return {line, {}, {}, ""};
+  return {line.substr(end + 3), {}, {}, line.substr(0, end + 3)};
+}
+
 json numbers(const std::string& text, double score, double confidence) {
   return {{"text", text}, {"score", score}, {"confidence", confidence}};
 }
@@ -292,7 +300,7 @@ void translate_lines(const TranslateArguments& arguments, const Terms& terms, co
         const std::u32string characters = decode_utf8(line.text);
         const bool blank = std::all_of(characters.begin(), characters.end(), is_space);
         places.push_back(blank ? std::nullopt : std::optional<size_t>(passages.size()));
-        if (!blank) passages.push_back({line.text, {}, {}});
+        if (!blank) passages.push_back(passage_of(line.text, arguments.prefix));
       }
       if (source.size() > 0) {
         engine.progress = [&](int64_t done, int64_t of) {
@@ -419,6 +427,7 @@ int translate_command(const TranslateArguments& given) {
   FillOptions fill_options;
   fill_options.terms = &terms;
   fill_options.least_confidence = arguments.least_confidence;
+  if (!arguments.prefix.empty()) fill_options.prefix = arguments.prefix + " ";
   if (!arguments.po.empty()) {
     const PoFile file(read_bytes(arguments.po, kMaxCatalogueBytes), arguments.po);
     const Translator translator = Translator::load(arguments.dir);
@@ -492,6 +501,11 @@ void add_translate(app::Program& program) {
       ->check(between(0, 1))
       ->group("Files");
   file("--terms", a->terms, "Terminology: source TAB target; sentences with the one get the other", "Text");
+  command
+      ->add_option("--prefix", a->prefix,
+                   "Put before each sentence: the language token of a model with several, >>fra<<")
+      ->type_name("TOKEN")
+      ->group("Text");
   command->add_flag("--placeholders", a->placeholders, "Keep placeholders, markup and addresses in lines, too")
       ->group("Text");
   command->add_option("--nbest", a->search.nbest, "Print the N best: score TAB confidence TAB text, and an empty line")
