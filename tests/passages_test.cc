@@ -287,7 +287,7 @@ TEST(Passages, AnythingGoes) {
     return text;
   };
   int64_t translated = 0;
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 20000; ++round) {
     const std::string text = text_of();
     const Engine engine = [&](std::span<const Task> tasks) {
       std::vector<std::vector<Candidate>> all;
