@@ -31,6 +31,7 @@ TEST(Placeholders, AreFound) {
       {"%(name)s %(size).2f", {"%(name)s", "%(size).2f"}},
       {"%{name} %{count}d", {"%{name}", "%{count}"}},
       {"%@ and %1$@", {"%@", "%1$@"}},
+      {"%qD and %q+#T", {"%qD", "%q+#T"}},
       {"%d%s%d", {"%d", "%s", "%d"}},
       {"%dx%d, %sth, %ss, %dMB", {"%d", "%d", "%s", "%s", "%d"}},
       {"0x%x v%s", {"%x", "%s"}},

@@ -24,6 +24,8 @@ constexpr size_t kBlob = 100;              // a word of so many ASCII characters
 // Below this confidence a translation has its placeholders only because they were forced into it, and the words between
 // them, translated one by one, may be better: if they are so much surer.
 constexpr double kForced = 0.25, kMuchSurer = 2;
+constexpr int64_t kFewWords =
+    2;  // between placeholders, that may stay as they are if the model does not get them right
 constexpr const char* kNotKept = "its placeholders could not be kept";
 
 using How = Rendering::How;
@@ -390,12 +392,13 @@ class Renderer {
       std::string text = piece.text;
       if (piece.asked) {
         const Candidate* found = best(piece.text, second_.answer(piece.question), piece.terms, passage, plan);
-        if (found == nullptr) {
+        if (found != nullptr) {
+          count(joined, *found);
+          text = trimmed(found->text);
+        } else if (count_words(text) > kFewWords) {
           joined.why = kNotKept;
           break;
         }
-        count(joined, *found);
-        text = trimmed(found->text);
         // A model ends what it takes for a sentence.
         if (text.size() > 1 && text.ends_with(".") && !piece.text.ends_with(".")) text.pop_back();
       }

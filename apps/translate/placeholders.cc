@@ -155,7 +155,7 @@ class Scanner {
     const bool plain = p == first;  // nothing between % and the letter
     const char* letters = formats_.c ? "diouxXeEfFgGaAcsCSpnmrb@" : "diouxXeEfFgGaAcsCSpnm@";
     if (one_of(at(p), letters) && (formats_.c || may_be_directive(i, p, plain))) return p + 1 - i;
-    if (formats_.gcc && p < text_.size() && !is_blank(at(p))) {
+    if ((formats_.gcc || at(i + 1) == 'q') && p < text_.size() && !is_blank(at(p))) {  // %qD, %q+T, %<
       size_t end = i + 1;
       while (one_of(at(end), "+#q")) ++end;
       if (is_alpha(at(end)) || one_of(at(end), "<>'")) return end + 1 - i;
