@@ -149,8 +149,7 @@ TEST(Passages, WordsAreBetterThanForcedPlaceholders) {
 }
 
 TEST(Passages, TagsKeepTheirWords) {
-  EXPECT_EQ(rendered("a <b>bold</b> word", fixed_engine("ein fettes Wort <b> </b>")),
-            "why: its placeholders could not be kept");
+  EXPECT_EQ(rendered("a <b>bold</b> word", fixed_engine("ein fettes Wort <b> </b>")), "a <b>bold</b> word");
   EXPECT_EQ(rendered("a <b></b> word", fixed_engine("ein Wort <b></b>")), "ein Wort <b></b>");
 }
 
@@ -171,7 +170,8 @@ TEST(Passages, NoTranslationSaysWhy) {
   EXPECT_EQ(rendered("open it", fixed_engine("")), "why: the model gave nothing");
   EXPECT_EQ(rendered("open it", fixed_engine("mach %s")), "why: the model invented a placeholder");
   EXPECT_EQ(rendered("open it", fixed_engine("a\tb")), "why: the model invented a placeholder");
-  EXPECT_EQ(rendered("open %s it", fixed_engine("{0}")), "why: its placeholders could not be kept");
+  EXPECT_EQ(rendered("open the big %s it", fixed_engine("{0}")), "why: its placeholders could not be kept");
+  EXPECT_EQ(rendered("open it %s it", fixed_engine("{0}")), "open it %s it") << "a few words stay";
   const Engine short_sighted = [](std::span<const Task> tasks) {
     return std::vector<std::vector<Candidate>>(tasks.size(), {{"x", 0, 1, 1, 5}});
   };
@@ -269,7 +269,7 @@ TEST(Passages, EveryPartHasThePrefix) {
 TEST(Passages, OrderOfPairs) {
   const Engine engine = fixed_engine("{2}fett{1}");
   const Rendering r = render_one({"{1}bold{2}", {}, {{"{1}", "{2}"}}}, engine);
-  EXPECT_EQ(r.why, "its placeholders could not be kept") << "each piece comes out with placeholders";
+  EXPECT_EQ(r.text, "{1}bold{2}") << "the word comes out with placeholders, and stays";
   const Rendering good_one = render_one({"{1}bold{2} x", {}, {{"{1}", "{2}"}}}, swapping_engine());
   EXPECT_EQ(good_one.text, "{1}bolde{2} xe");
 }
@@ -287,7 +287,7 @@ TEST(Passages, AnythingGoes) {
     return text;
   };
   int64_t translated = 0;
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 20000; ++round) {
     const std::string text = text_of();
     const Engine engine = [&](std::span<const Task> tasks) {
       std::vector<std::vector<Candidate>> all;

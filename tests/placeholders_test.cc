@@ -31,6 +31,7 @@ TEST(Placeholders, AreFound) {
       {"%(name)s %(size).2f", {"%(name)s", "%(size).2f"}},
       {"%{name} %{count}d", {"%{name}", "%{count}"}},
       {"%@ and %1$@", {"%@", "%1$@"}},
+      {"%qD and %q+#T", {"%qD", "%q+#T"}},
       {"%d%s%d", {"%d", "%s", "%d"}},
       {"%dx%d, %sth, %ss, %dMB", {"%d", "%d", "%s", "%s", "%d"}},
       {"0x%x v%s", {"%x", "%s"}},
@@ -72,7 +73,11 @@ TEST(Placeholders, AreFound) {
       {"lock_file FILE_NAME main() _GNU_SOURCE", {"lock_file", "FILE_NAME", "main()", "_GNU_SOURCE"}},
       {"a\\nb\\tc", {"\\n", "\\t"}},
       {"\x1b[1mbold\x1b[0m", {"\x1b[1m", "\x1b[0m"}},
-      {"größer%süß", {"%s"}}};
+      {"größer%süß", {"%s"}},
+      // quotes beyond ASCII, and scripts without spaces
+      {"»wait_seconds«, „config.json“, “--foo”, «-v»", {"wait_seconds", "config.json", "--foo", "-v"}},
+      {"»https://example.org/Größe«; 见https://example.org。", {"https://example.org/Größe", "https://example.org"}},
+      {"ä_b, ä-v, größe.txt, main()ä", {"main()"}}};
   for (const auto& [text, want] : cases) EXPECT_EQ(found(text), want) << text;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <unordered_map>
@@ -23,12 +24,19 @@ constexpr size_t kBlob = 100;              // a word of so many ASCII characters
 // Below this confidence a translation has its placeholders only because they were forced into it, and the words between
 // them, translated one by one, may be better: if they are so much surer.
 constexpr double kForced = 0.25, kMuchSurer = 2;
+constexpr int64_t kFewWords =
+    2;  // between placeholders, that may stay as they are if the model does not get them right
 constexpr const char* kNotKept = "its placeholders could not be kept";
 
 using How = Rendering::How;
 
-bool has_control(std::string_view text) {
-  return std::any_of(text.begin(), text.end(), [](char c) { return is_control(static_cast<unsigned char>(c)); });
+// The control characters of a text, sorted.
+std::string controls(std::string_view text) {
+  std::string found;
+  std::copy_if(text.begin(), text.end(), std::back_inserter(found),
+               [](char c) { return is_control(static_cast<unsigned char>(c)); });
+  std::sort(found.begin(), found.end());
+  return found;
 }
 
 // Whether there is something to translate outside the placeholders.
@@ -72,6 +80,8 @@ std::u32string folded(std::string_view text) {
   }
   return out;
 }
+
+bool has_accelerator(std::string text, const Formats& formats) { return take_accelerator(text, formats).has_value(); }
 
 // A model of lower-cased text writes $home for $HOME: gives what is required its capitals back.
 void restore_capitals(std::string& text, const std::vector<std::string>& required) {
@@ -282,11 +292,13 @@ class Renderer {
     if (candidate.left_out > 0) return false;
     if (!intact(source, candidate.text, passage.formats)) return false;
     if (hollow_tags(candidate.text, passage.formats) > hollow_tags(source, passage.formats)) return false;
-    // Control characters are separators or belong to a placeholder, which intact has compared.
-    if (has_control(candidate.text) && !has_control(source)) return false;
+    // They are separators, or inside of placeholders (a terminal's colours).
+    if (controls(candidate.text) != controls(source)) return false;
     if (plan.accelerator) {
       const std::string marker(1, plan.accelerator->marker);
       if (occurrences(candidate.text, marker) != occurrences(source, marker)) return false;
+    } else if (has_accelerator(candidate.text, passage.formats)) {
+      return false;
     }
     return std::all_of(passage.before.begin(), passage.before.end(), [&](const auto& pair) {
       const size_t first = candidate.text.find(pair.first), second = candidate.text.find(pair.second);
@@ -380,12 +392,13 @@ class Renderer {
       std::string text = piece.text;
       if (piece.asked) {
         const Candidate* found = best(piece.text, second_.answer(piece.question), piece.terms, passage, plan);
-        if (found == nullptr) {
+        if (found != nullptr) {
+          count(joined, *found);
+          text = trimmed(found->text);
+        } else if (count_words(text) > kFewWords) {
           joined.why = kNotKept;
           break;
         }
-        count(joined, *found);
-        text = trimmed(found->text);
         // A model ends what it takes for a sentence.
         if (text.size() > 1 && text.ends_with(".") && !piece.text.ends_with(".")) text.pop_back();
       }
@@ -423,7 +436,7 @@ class Renderer {
     }
     out += plan.end;
     if (!options_.placeholders) return out;
-    if (!intact(plan.stripped, out, passage.formats)) return std::nullopt;
+    if (!intact(plan.stripped, out, passage.formats) || has_accelerator(out, passage.formats)) return std::nullopt;
     if (plan.accelerator) {
       const std::string without = out;
       put_accelerator(out, *plan.accelerator, passage.formats);

@@ -11,8 +11,8 @@
 //     its capitals, whatever the model writes.
 //  3. If none has them, the words between the placeholders are translated one by one and put together again: poorer
 //     language, but nothing is lost. So, too, if the model is unsure of the whole (confidence below 0.25: the
-//     placeholders are there by force) and twice as sure of the words. If even that brings in what looks like a
-//     placeholder, the passage has no translation, and says why.
+//     placeholders are there by force) and twice as sure of the words. One or two words that come out with a
+//     placeholder more or less stay as they are; if more words do, the passage has no translation, and says why.
 //  4. What has no letters outside placeholders is copied.
 //  5. The marker goes before a letter of the translation. The whole is looked at once more.
 #pragma once

@@ -23,6 +23,9 @@ bool is_name(char c) { return is_alnum(c) || c == '_'; }
 bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 bool one_of(char c, const char* set) { return c != '\0' && std::strchr(set, c) != nullptr; }
 
+// Chinese, Japanese and Korean begin here: a name or an address may follow them without a space.
+constexpr char32_t kUnspaced = 0x2E80;
+
 class Scanner {
  public:
   Scanner(std::string_view text, const Formats& formats) : text_(text), formats_(formats) {}
@@ -41,10 +44,22 @@ class Scanner {
  private:
   char at(size_t i) const { return i < text_.size() ? text_[i] : '\0'; }
 
-  // Whether no word or number runs into text_[i].
-  bool fresh(size_t i) const {
-    return i == 0 || !(is_name(text_[i - 1]) || static_cast<unsigned char>(text_[i - 1]) >= 0x80);
+  // Whether a letter beyond ASCII ends before text_[i], or begins there. Quotes and dashes beyond ASCII are none.
+  bool letter_before(size_t i) const {
+    size_t begin = i;
+    while (begin > 0 && i - begin < 4 && (static_cast<unsigned char>(text_[--begin]) & 0xC0) == 0x80) {
+    }
+    return begin < i && static_cast<unsigned char>(text_[i - 1]) >= 0x80 && letter_at(begin);
   }
+  bool letter_at(size_t i) const {
+    if (static_cast<unsigned char>(at(i)) < 0x80) return false;
+    size_t size = 0;
+    const char32_t c = character_at(text_, i, size);
+    return is_letter(c) && c < kUnspaced;
+  }
+
+  // Whether no word or number runs into text_[i].
+  bool fresh(size_t i) const { return i == 0 || !(is_name(text_[i - 1]) || letter_before(i)); }
 
   // The length of the placeholder at i; 0 if there is none.
   size_t match(size_t i, Kind& kind) const {
@@ -140,7 +155,7 @@ class Scanner {
     const bool plain = p == first;  // nothing between % and the letter
     const char* letters = formats_.c ? "diouxXeEfFgGaAcsCSpnmrb@" : "diouxXeEfFgGaAcsCSpnm@";
     if (one_of(at(p), letters) && (formats_.c || may_be_directive(i, p, plain))) return p + 1 - i;
-    if (formats_.gcc && p < text_.size() && !is_blank(at(p))) {
+    if ((formats_.gcc || at(i + 1) == 'q') && p < text_.size() && !is_blank(at(p))) {  // %qD, %q+T, %<
       size_t end = i + 1;
       while (one_of(at(end), "+#q")) ++end;
       if (is_alpha(at(end)) || one_of(at(end), "<>'")) return end + 1 - i;
@@ -174,8 +189,7 @@ class Scanner {
       // %PRODUCTNAME is a name, %Extra something else than %E.
       return !(plain && is_upper(at(letter)) && is_upper(at(letter + 1)) && names(letter) > 2);
     }
-    return (plain || at(letter - 1) == '$') && !is_alpha(at(letter + 1)) &&
-           static_cast<unsigned char>(at(letter + 1)) < 0x80;
+    return (plain || at(letter - 1) == '$') && !is_alpha(at(letter + 1)) && !letter_at(letter + 1);
   }
 
   // %1 %99 %L1 %n, boost's %1%, and %Y of a date.
@@ -283,7 +297,8 @@ class Scanner {
   }
 
   size_t option(size_t i) const {
-    if (i > 0 && !(is_blank(text_[i - 1]) || one_of(text_[i - 1], "('\"`[|,/="))) return 0;
+    const bool after_other = i > 0 && static_cast<unsigned char>(text_[i - 1]) >= 0x80 && !letter_before(i);  // a quote
+    if (i > 0 && !(is_blank(text_[i - 1]) || after_other || one_of(text_[i - 1], "('\"`[|,/="))) return 0;
     if (at(i + 1) == '-') {
       if (!is_alpha(at(i + 2))) return 0;
       size_t end = i + 2;
@@ -295,16 +310,23 @@ class Scanner {
       }
       return end - i;
     }
-    return is_alnum(at(i + 1)) && !is_name(at(i + 2)) && at(i + 2) != '-' && !is_digit(at(i + 1)) &&
-                   static_cast<unsigned char>(at(i + 2)) < 0x80
+    return is_alnum(at(i + 1)) && !is_name(at(i + 2)) && at(i + 2) != '-' && !is_digit(at(i + 1)) && !letter_at(i + 2)
                ? 2
                : 0;
   }
 
-  // Where the address or path that begins at i ends: before blanks, quotes, brackets, and what closes a sentence.
+  // Where the address or path that begins at i ends: before blanks, quotes, brackets, and what closes a sentence. Of
+  // what is not ASCII, letters may be in it, but not those of scripts that put no space before an address.
   size_t word_end(size_t i, const char* stop) const {
     size_t end = i;
-    while (end < text_.size() && static_cast<unsigned char>(at(end)) > 0x20 && !one_of(at(end), stop)) ++end;
+    while (end < text_.size() && static_cast<unsigned char>(at(end)) > 0x20 && !one_of(at(end), stop)) {
+      size_t size = 1;
+      if (static_cast<unsigned char>(at(end)) >= 0x80) {
+        const char32_t c = character_at(text_, end, size);
+        if (!is_letter(c) || c >= kUnspaced) break;
+      }
+      end += size;
+    }
     while (end > i && one_of(at(end - 1), ".,;:!?)")) {
       const std::string_view word = text_.substr(i, end - i);
       const bool matched = std::count(word.begin(), word.end(), '(') >= std::count(word.begin(), word.end(), ')');
@@ -372,7 +394,7 @@ class Scanner {
   // Names of programs' things: lock_file, FILE_NAME, _GNU_SOURCE, main(). "Sen_d" is a word with an accelerator.
   size_t identifier(size_t i) const {
     const size_t n = names(i);
-    if (i + n < text_.size() && static_cast<unsigned char>(at(i + n)) >= 0x80) return 0;
+    if (letter_at(i + n)) return 0;
     if (at(i + n) == '(' && at(i + n + 1) == ')' && !is_digit(text_[i])) return n + 2;
     const std::string_view word = text_.substr(i, n);
     const size_t bar = word.find('_', 1);
