@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
 # Training on two hosts: two network namespaces joined by a cable. Needs root and iproute2; skips (77) without.
 #   tests/hosts_test.sh build/heed
+# In a mount namespace of its own: what `ip netns` mounts under /run/netns goes with it, however the test ends.
+if [ -z "${HEED_OWN_MOUNTS:-}" ]; then
+  unshare --mount true 2>/dev/null || { echo "skipped: no mount namespaces here"; exit 77; }
+  HEED_OWN_MOUNTS=1 exec unshare --mount bash "${BASH_SOURCE[0]}" "$@"
+fi
 # shellcheck source=tests/several.sh
 source "$(dirname "${BASH_SOURCE[0]}")/several.sh"
 
