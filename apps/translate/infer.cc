@@ -87,7 +87,7 @@ Source read(const Vocab& vocab, const Vocab& target, const ModelConfig& config, 
     source.required_tokens += static_cast<int64_t>(spellings[0].size());
     source.required.push_back(std::move(spellings));
   }
-  source.beam = std::max(beam, std::min<int64_t>(kWidest, static_cast<int64_t>(source.required.size()) + 1));
+  source.beam = std::max(beam, std::min<int64_t>(kWidest, source.required_tokens + 1));
   return source;
 }
 

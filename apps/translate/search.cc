@@ -29,10 +29,12 @@ struct Met {
   int begun = -1;                   // the one whose tokens are being produced
   size_t spelling = 0, tokens = 0;  // which of its spellings, and how many of its tokens stand
   int64_t count = 0;                // done
+  int64_t of_done = 0;              // tokens of those
 
   bool all() const { return count == static_cast<int64_t>(done.size()); }
-  // The share of the beam a hypothesis competes in: one for each number of constraints met or begun.
-  int64_t bank() const { return count + (begun >= 0 ? 1 : 0); }
+  // The share of the beam a hypothesis competes in: one for each number of required tokens that stand. By tokens,
+  // because among hypotheses that are all within a constraint the one that has just begun it is always the likeliest.
+  int64_t bank() const { return of_done + (begun >= 0 ? static_cast<int64_t>(tokens) : 0); }
 
   void add(const std::vector<Constraint>& required, int token) {
     if (begun >= 0) {
@@ -67,6 +69,7 @@ struct Met {
   void complete(const std::vector<Constraint>& required) {
     if (tokens < required[static_cast<size_t>(begun)][spelling].size()) return;
     done[static_cast<size_t>(begun)] = true;
+    of_done += static_cast<int64_t>(tokens);
     ++count;
     begun = -1;
   }
@@ -152,9 +155,10 @@ Hypothesis unwound(const std::vector<Step>& steps, const Finished& end, int64_t 
 }
 
 // Of the candidates, best first, the `beam` that go on, best first: the beam in equal parts for the candidates that
-// have met 0, 1, ... constraints, what a part does not need for the others, from the one that has met most.
-std::vector<size_t> allocate(const std::vector<int64_t>& banks, int64_t constraints, size_t beam) {
-  const auto parts = static_cast<size_t>(constraints) + 1;
+// have 0, 1, ... of the required tokens, what a part does not need for the others, from the one that has most.
+std::vector<size_t> allocate(const std::vector<int64_t>& banks, size_t beam) {
+  if (banks.empty()) return {};
+  const auto parts = static_cast<size_t>(*std::max_element(banks.begin(), banks.end())) + 1;
   std::vector<std::vector<size_t>> members(parts);
   for (size_t i = 0; i < banks.size(); ++i) members[static_cast<size_t>(banks[i])].push_back(i);
   std::vector<size_t> taken(parts, 0), chosen;
@@ -227,7 +231,7 @@ class Search {
       std::vector<int64_t> banks;
       for (const Candidate& c : live) banks.push_back(met_by(c).bank());
       std::vector<Candidate> chosen;
-      for (const size_t i : allocate(banks, static_cast<int64_t>(required(sentence).size()), beam_)) {
+      for (const size_t i : allocate(banks, beam_)) {
         chosen.push_back(live[i]);
         met.push_back(met_by(live[i]));
       }

@@ -38,9 +38,9 @@ struct Hypothesis {
 // The coverage penalty is that of Wu et al. 2016 (eq. 14), over the attention of the model's alignment().
 //
 // A sentence with required tokens is searched by dynamic beam allocation (Post & Vilar 2018): the next token of what is
-// missing is always among the continuations, the beam is shared evenly by how many constraints a hypothesis has met,
-// and none may end before it has met all. A beam of at least the constraints and one is what it takes; callers see to
-// that. Whoever reaches max_steps before is returned as it is.
+// missing is always among the continuations, the beam is shared evenly by how many of the required tokens a hypothesis
+// has, and none may end before it has all. A beam of one more than these tokens gives each number its share; callers
+// see to that. Whoever reaches max_steps before is returned as it is.
 //
 // Throws heed::Error if the model's outputs are not numbers.
 std::vector<std::vector<Hypothesis>> beam_search(Model& model, const torch::Tensor& source,
