@@ -36,12 +36,6 @@ constexpr int64_t kValidateEvery = 75;  // steps: some twenty points on the curv
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-std::string fixed(double x, int decimals) {
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", decimals, x);
-  return text;
-}
-
 // "4 minutes": as one says it, in a title.
 std::string spoken(double seconds) {
   if (seconds < 90) return std::to_string(std::llround(seconds)) + " seconds";

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 
 namespace heed::app {
 
@@ -32,6 +33,14 @@ void print(std::string_view text) {
     } else if (errno != EINTR) {
       throw Error(std::string("cannot write to standard output: ") + std::strerror(errno));
     }
+  }
+}
+
+void check_folder_of(const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  std::error_code ignored;
+  if (!folder.empty() && !std::filesystem::is_directory(folder, ignored)) {
+    throw Error("cannot write " + path + ": there is no folder " + folder.string());
   }
 }
 

@@ -1,6 +1,7 @@
 // Standard output, for a program whose reader may leave early (`heed ... | head`) or whose disk may be full.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 namespace heed::app {
@@ -14,5 +15,8 @@ void prepare_streams();
 
 // Writes all of the text to standard output, unbuffered. Throws ReaderGone, or heed::Error saying why it failed.
 void print(std::string_view text);
+
+// Throws heed::Error if a file cannot be made at this path for lack of its folder. An empty path is no file.
+void check_folder_of(const std::string& path);
 
 }  // namespace heed::app

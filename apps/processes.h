@@ -23,13 +23,11 @@ struct ProcessArguments {
 // Adds --nproc, --rendezvous, --world, --rank and --timeout.
 void add_process_options(CLI::App* command, ProcessArguments& arguments);
 inline constexpr const char* kProcessHelp =
-    "On several processes the batches stay those of one process, each dealt out among them, so that more processes "
-    "only\n"
-    "make the same training faster. --nproc shares out this machine's threads (HEED_THREADS, or its cores). Across\n"
-    "machines give the same command on each, with the same data and the address of rank 0's machine, and with a "
-    "--rank\n"
-    "of its own; rank 0 shows the progress and writes the model. Nothing between them is encrypted: use a network you\n"
-    "trust. When a process dies, all end, and the same commands go on from the last checkpoint.";
+    "On several processes the batches stay those of one process, each dealt out among them, so that more processes\n"
+    "only make the same training faster. --nproc shares out this machine's threads (HEED_THREADS, or its cores).\n"
+    "Across machines give the same command on each, with the same data and the address of rank 0's machine, and with\n"
+    "a --rank of its own; rank 0 shows the progress and writes the model. Nothing between them is encrypted: use a\n"
+    "network you trust. When a process dies, all end, and the same commands go on from the last checkpoint.";
 
 // Throws UsageError for options that do not fit together, and for inputs that can be read only once (a pipe) when
 // several processes of this machine would read them.

@@ -32,6 +32,9 @@ std::string pad_left(std::string_view text, int width);
 // "12,345": thousands separated by commas.
 std::string thousands(long long n);
 
+// "3.14": with so many decimals.
+std::string fixed(double x, int decimals);
+
 // "4 s", "2 min 05 s", "1 h 02 min".
 std::string duration(double seconds);
 

@@ -42,7 +42,6 @@ class Heed:
         self.folder, self.arguments = folder, arguments
         self.scratch = pathlib.Path(tempfile.mkdtemp())
         (self.scratch / "source").write_text("".join(line + "\n" for line in lines))
-        self.batch = arguments.batch * arguments.beam * max(len(line.split()) for line in lines) * 2
 
     def run(self, *command):
         environment = dict(os.environ, HEED_THREADS=str(self.arguments.threads))

@@ -13,6 +13,8 @@
 #include <mutex>
 #include <string>
 
+#include "libtorch/splitmix.h"
+
 // at::parallel_for is a template: without OpenMP switched on in this file it would run everything on one thread.
 #if AT_PARALLEL_OPENMP && !defined(_OPENMP)
 #error "compile libtorch/dropout.cc with -fopenmp: this LibTorch runs its threads through OpenMP"
@@ -29,14 +31,6 @@ using torch::autograd::variable_list;
 constexpr int64_t kBlock = 4096;
 constexpr int kLanes = 16;  // independent generators side by side: vector registers of any width have work
 
-// SplitMix64 (Steele, Lea, Flood 2014): spreads neighbouring seeds far apart.
-uint64_t mixed(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 // 16 xorshift32 generators (Marsaglia 2003); shifts and xors are in every vector unit, multiplications are not. Each
 // draw gives two 16-bit numbers per lane, and an element is kept if its number is at least the threshold.
 // 16-bit types are multiplied as float.
@@ -44,7 +38,7 @@ template <class T, class Wide = at::opmath_type<T>>
 void drop_block(uint64_t seed, int64_t n, uint32_t threshold, Wide scale, const T* x, T* out) {
   uint32_t state[kLanes];
   for (int i = 0; i < kLanes; i += 2) {
-    const uint64_t bits = mixed(seed + static_cast<uint64_t>(i));
+    const uint64_t bits = splitmix(seed + static_cast<uint64_t>(i));
     state[i] = static_cast<uint32_t>(bits) | 1;  // xorshift must not start at 0
     state[i + 1] = static_cast<uint32_t>(bits >> 32) | 1;
   }
@@ -79,8 +73,8 @@ Tensor drop(const Tensor& given, uint64_t seed, uint32_t threshold) {
     at::parallel_for(0, (n + kBlock - 1) / kBlock, 4, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
         const int64_t at = block * kBlock;
-        drop_block<scalar_t>(mixed(seed ^ mixed(static_cast<uint64_t>(block))), std::min(kBlock, n - at), threshold,
-                             static_cast<at::opmath_type<scalar_t>>(scale), from + at, to + at);
+        drop_block<scalar_t>(splitmix(seed ^ splitmix(static_cast<uint64_t>(block))), std::min(kBlock, n - at),
+                             threshold, static_cast<at::opmath_type<scalar_t>>(scale), from + at, to + at);
       }
     });
   });

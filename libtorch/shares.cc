@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "libtorch/adamw.h"
+#include "libtorch/splitmix.h"
 
 namespace heed::nn {
 namespace {
@@ -89,14 +90,7 @@ void Shares::align(const NamedTensors& tensors) {
 }
 
 uint64_t seed_of(uint64_t seed, int64_t step, int rank) {
-  uint64_t x = seed;
-  for (const uint64_t more : {static_cast<uint64_t>(step), static_cast<uint64_t>(rank)}) {  // SplitMix64's finaliser
-    x += 0x9E3779B97F4A7C15u * (more + 1);
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    x ^= x >> 31;
-  }
-  return x;
+  return splitmix(splitmix(seed, static_cast<uint64_t>(step)), static_cast<uint64_t>(rank));
 }
 
 }  // namespace heed::nn

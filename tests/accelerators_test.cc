@@ -1,5 +1,5 @@
 // Which signs are accelerators, where they go in a translation, and how many placeholders it kept.
-#include "apps/translate/accelerators.h"
+#include "apps/translate/documents/accelerators.h"
 
 #include <gtest/gtest.h>
 

@@ -5,20 +5,14 @@
 #include <functional>
 
 #include "problems.h"
+#include "said.h"
 
 namespace heed {
 namespace {
 
-using heed::testing::Data;
+using heed::tests::error_of;
 
-std::string said(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "nothing";
-}
+using heed::testing::Data;
 
 class Check : public ::testing::Test {
  protected:
@@ -29,15 +23,15 @@ class Check : public ::testing::Test {
 
   std::string forward_says() {
     for (float& x : out.values()) x = 42;
-    const std::string text = said([&] { forward(a, {out.write()}); });
-    if (text != "nothing") {
+    const std::string text = error_of([&] { forward(a, {out.write()}); });
+    if (text != "no error") {
       EXPECT_EQ(out.values(), std::vector<float>(out.values().size(), 42));
     }
     return text;
   }
 };
 
-TEST_F(Check, GoodArgumentsPass) { EXPECT_EQ(forward_says(), "nothing"); }
+TEST_F(Check, GoodArgumentsPass) { EXPECT_EQ(forward_says(), "no error"); }
 
 TEST_F(Check, HeadsThatDoNotDivide) {
   a.k.shape[1] = a.v.shape[1] = 3;
@@ -79,16 +73,16 @@ TEST_F(Check, StridesAndTypes) {
 TEST_F(Check, Results) {
   Tensor o = out.write();
   o.shape[3] = 4;
-  EXPECT_EQ(said([&] { forward(a, {o}); }), "out has shape [2, 4, 5, 4] but [B, Hq, L, Dv] is [2, 4, 5, 3]");
+  EXPECT_EQ(error_of([&] { forward(a, {o}); }), "out has shape [2, 4, 5, 4] but [B, Hq, L, Dv] is [2, 4, 5, 3]");
   o = out.write();
   o.stride[0] = 0;
-  EXPECT_EQ(said([&] { forward(a, {o}); }),
+  EXPECT_EQ(error_of([&] { forward(a, {o}); }),
             "out is written but its axis 0 of size 2 has stride 0; give it memory of its own");
 }
 
 TEST_F(Check, BiasAndW) {
   a.bias = bias.read();
-  EXPECT_EQ(forward_says(), "nothing");
+  EXPECT_EQ(forward_says(), "no error");
   a.bias.shape[2] = 4;
   EXPECT_EQ(forward_says(), "bias has shape [1, 4, 4, 6] but the scores have [2, 4, 5, 6]; axis 2 must be 1 or 5");
   a.bias = {};
@@ -105,7 +99,7 @@ TEST_F(Check, AlibiSinksAndDropout) {
   Data slopes({1, 4, 1, 1}, random), few({1, 3, 1, 1}, random);
   a.alibi = a.sinks = slopes.read();
   a.dropout = 0.5;
-  EXPECT_EQ(forward_says(), "nothing");
+  EXPECT_EQ(forward_says(), "no error");
   a.alibi = few.read();
   EXPECT_EQ(forward_says(), "alibi has shape [1, 3, 1, 1] but needs [1, 4 or 1, 1, 1]");
   a.alibi = slopes.read();
@@ -131,26 +125,29 @@ TEST_F(Check, ScaleAndMasks) {
   EXPECT_EQ(forward_says(), "documents() has 3 entries but the batch is 2; give one for each batch or one for all");
   a.mask = prefix_lm({});
   EXPECT_EQ(forward_says(), "prefix_lm() has 0 entries but the batch is 2; give one for each batch or one for all");
-  EXPECT_EQ(said([] { documents({{1, -2}}); }), "documents() has a length of -2 for batch 0; a length is 0 or more");
-  EXPECT_EQ(said([] { prefix_lm({-1}); }), "prefix_lm() has -1 for batch 0; a length is 0 or more");
+  EXPECT_EQ(error_of([] {
+              documents({{1, -2}});
+            }),
+            "documents() has a length of -2 for batch 0; a length is 0 or more");
+  EXPECT_EQ(error_of([] { prefix_lm({-1}); }), "prefix_lm() has -1 for batch 0; a length is 0 or more");
   a.mask = lengths({1, 2, 3}) & causal();
   EXPECT_EQ(forward_says(), "lengths() has 3 entries but the batch is 2; give one length for each batch");
-  EXPECT_EQ(said([] { lengths({5, -1}); }), "lengths() has -1 for batch 1; a length is 0 or more");
-  EXPECT_NE(said([] { window(-2, 0); }).find("window(-2, 0)"), std::string::npos);
+  EXPECT_EQ(error_of([] { lengths({5, -1}); }), "lengths() has -1 for batch 1; a length is 0 or more");
+  EXPECT_NE(error_of([] { window(-2, 0); }).find("window(-2, 0)"), std::string::npos);
 }
 
 TEST_F(Check, Backward) {
   const Incoming in{out.read(), lse.read(), out.read()};
   Data d_q(q.shape(), random);
-  EXPECT_EQ(said([&] { backward(a, in, {.d_q = d_q.write()}); }), "nothing");
+  EXPECT_EQ(error_of([&] { backward(a, in, {.d_q = d_q.write()}); }), "no error");
   Data d_bias(bias.shape(), random);
-  EXPECT_EQ(said([&] { backward(a, in, {.d_bias = d_bias.write()}); }),
+  EXPECT_EQ(error_of([&] { backward(a, in, {.d_bias = d_bias.write()}); }),
             "d_bias is asked for but there is no bias; leave it out");
-  EXPECT_EQ(said([&] { backward(a, {out.read(), {}, out.read()}, {}); }), "lse has no data; give a tensor");
+  EXPECT_EQ(error_of([&] { backward(a, {out.read(), {}, out.read()}, {}); }), "lse has no data; give a tensor");
   Data per_head({1, 4, 1, 1}, random);
-  EXPECT_EQ(said([&] { backward(a, in, {.d_alibi = per_head.write()}); }),
+  EXPECT_EQ(error_of([&] { backward(a, in, {.d_alibi = per_head.write()}); }),
             "d_alibi is asked for but there is no alibi; leave it out");
-  EXPECT_EQ(said([&] { backward(a, in, {.d_sinks = per_head.write()}); }),
+  EXPECT_EQ(error_of([&] { backward(a, in, {.d_sinks = per_head.write()}); }),
             "d_sinks is asked for but there is no sinks; leave it out");
   // Sums stay f32 beside narrow tensors.
   a.q.dtype = a.k.dtype = a.v.dtype = DType::bf16;
@@ -159,26 +156,26 @@ TEST_F(Check, Backward) {
   o.dtype = DType::bf16;
   Tensor narrow = d_bias.write();
   narrow.dtype = DType::bf16;
-  EXPECT_EQ(said([&] {
+  EXPECT_EQ(error_of([&] {
               backward(a, {o, lse.read(), o}, {.d_bias = narrow});
             }),
             "d_bias is bf16 but for q of bf16 it must be f32");
   ConstTensor l = lse.read();
   l.dtype = DType::bf16;
-  EXPECT_EQ(said([&] { backward(a, {o, l, o}, {}); }), "lse is bf16 but for q of bf16 it must be f32");
+  EXPECT_EQ(error_of([&] { backward(a, {o, l, o}, {}); }), "lse is bf16 but for q of bf16 it must be f32");
 }
 
 TEST_F(Check, SecondDerivatives) {
   const Incoming in{out.read(), lse.read(), out.read()};
-  const auto jvp_says = [&](const Tangents& t) { return said([&] { jvp(a, lse.read(), t, {out.write()}); }); };
-  const auto second_says = [&](const Tangents& t) { return said([&] { double_backward(a, in, t, {}); }); };
-  EXPECT_EQ(jvp_says({.q = q.read(), .v = v.read()}), "nothing");
-  EXPECT_EQ(second_says({.q = q.read(), .v = v.read()}), "nothing");
+  const auto jvp_says = [&](const Tangents& t) { return error_of([&] { jvp(a, lse.read(), t, {out.write()}); }); };
+  const auto second_says = [&](const Tangents& t) { return error_of([&] { double_backward(a, in, t, {}); }); };
+  EXPECT_EQ(jvp_says({.q = q.read(), .v = v.read()}), "no error");
+  EXPECT_EQ(second_says({.q = q.read(), .v = v.read()}), "no error");
   EXPECT_EQ(jvp_says({.q = k.read()}), "tangents.q has shape [2, 2, 6, 8] but q's shape is [2, 4, 5, 8]");
   EXPECT_EQ(second_says({.bias = bias.read()}), "dd.bias is given but there is no bias; leave it out");
-  EXPECT_EQ(said([&] { jvp(a, {}, {}, {out.write()}); }), "lse has no data; give a tensor");
+  EXPECT_EQ(error_of([&] { jvp(a, {}, {}, {out.write()}); }), "lse has no data; give a tensor");
   Data d_sinks({1, 4, 1, 1}, random);
-  EXPECT_EQ(said([&] { double_backward(a, in, {}, {.d_sinks = d_sinks.write()}); }),
+  EXPECT_EQ(error_of([&] { double_backward(a, in, {}, {.d_sinks = d_sinks.write()}); }),
             "d_sinks is asked for but there is no sinks; leave it out");
   Data w({1, 1, 1, 8}, random);
   a.score = Score::additive;
@@ -194,12 +191,13 @@ TEST_F(Check, SecondDerivatives) {
 
 TEST_F(Check, Steps) {
   Data scores({2, 4, 5, 6}, random), wrong({2, 4, 5, 5}, random);
-  EXPECT_EQ(said([&] { score(a, scores.write()); }), "nothing");
-  EXPECT_EQ(said([&] { score(a, wrong.write()); }), "scores has shape [2, 4, 5, 5] but [B, Hq, L, S] is [2, 4, 5, 6]");
-  EXPECT_EQ(said([&] { weigh(scores.read(), wrong.write()); }),
+  EXPECT_EQ(error_of([&] { score(a, scores.write()); }), "no error");
+  EXPECT_EQ(error_of([&] { score(a, wrong.write()); }),
+            "scores has shape [2, 4, 5, 5] but [B, Hq, L, S] is [2, 4, 5, 6]");
+  EXPECT_EQ(error_of([&] { weigh(scores.read(), wrong.write()); }),
             "weights has shape [2, 4, 5, 5] but scores' shape is [2, 4, 5, 6]");
-  EXPECT_EQ(said([&] { gather(scores.read(), v.read(), out.write()); }), "nothing");
-  EXPECT_NE(said([&] { gather(wrong.read(), v.read(), out.write()); }).find("length 5"), std::string::npos);
+  EXPECT_EQ(error_of([&] { gather(scores.read(), v.read(), out.write()); }), "no error");
+  EXPECT_NE(error_of([&] { gather(wrong.read(), v.read(), out.write()); }).find("length 5"), std::string::npos);
 }
 
 // Numbers of dtypes that there are not, where the check of a result begins with its dtype.
@@ -212,9 +210,9 @@ TEST_F(Check, UnknownTypesOfRowsAndSums) {
   const Incoming in{out.read(), lse.read(), out.read()};
   a.bias = bias.read();
   Data d_bias = Data::empty_like(bias);
-  EXPECT_EQ(said([&] { forward(a, {out.write(), unknown(lse.write())}); }), "lse" + there_are);
-  EXPECT_EQ(said([&] { backward(a, {out.read(), unknown(lse.read()), out.read()}, {}); }), "lse" + there_are);
-  EXPECT_EQ(said([&] { backward(a, in, {.d_bias = unknown(d_bias.write())}); }), "d_bias" + there_are);
+  EXPECT_EQ(error_of([&] { forward(a, {out.write(), unknown(lse.write())}); }), "lse" + there_are);
+  EXPECT_EQ(error_of([&] { backward(a, {out.read(), unknown(lse.read()), out.read()}, {}); }), "lse" + there_are);
+  EXPECT_EQ(error_of([&] { backward(a, in, {.d_bias = unknown(d_bias.write())}); }), "d_bias" + there_are);
 }
 
 // What lies side by side in one buffer is told apart element by element.
@@ -223,32 +221,33 @@ TEST_F(Check, OutputsOnTopOfInputs) {
   const Shape shape{2, 4, 5, 8}, stride{5 * 3 * 32, 8, 3 * 32, 1};  // [B, L, 3, H, D]: packed q, k and v
   const auto slot = [&](int64_t n) { return tensor(all.data() + n * 32, shape, stride); };
   a = {.q = slot(0), .k = slot(1), .v = slot(1)};
-  EXPECT_EQ(said([&] { forward(a, {slot(2)}); }), "nothing");
+  EXPECT_EQ(error_of([&] { forward(a, {slot(2)}); }), "no error");
   for (const int64_t n : {0, 1})
-    EXPECT_NE(said([&] { forward(a, {slot(n)}); }).find("lies on the memory of"), std::string::npos) << n;
+    EXPECT_NE(error_of([&] { forward(a, {slot(n)}); }).find("lies on the memory of"), std::string::npos) << n;
   // One behind the other, of different lengths; by a row or an element they overlap.
   a = {.q = tensor(all.data(), {1, 1, 5, 8}),
        .k = tensor(all.data() + 40, {1, 1, 5, 8}),
        .v = tensor(all.data() + 80, {1, 1, 5, 8})};
   Tensor before = tensor(all.data() + 24, {1, 1, 2, 8}, {40, 40, 8, 1});
   a.q = tensor(all.data() + 500, {1, 1, 2, 8}, {40, 40, 8, 1});
-  EXPECT_EQ(said([&] { forward(a, {before}); }), "nothing");
+  EXPECT_EQ(error_of([&] { forward(a, {before}); }), "no error");
   for (const int64_t further : {1, 8, 15, 16, 80, 95}) {
     before.data = all.data() + 24 + further;
-    EXPECT_NE(said([&] { forward(a, {before}); }), "nothing") << further;
+    EXPECT_NE(error_of([&] { forward(a, {before}); }), "no error") << further;
   }
   before.data = all.data() + 24 + 96;
-  EXPECT_EQ(said([&] { forward(a, {before}); }), "nothing");
+  EXPECT_EQ(error_of([&] { forward(a, {before}); }), "no error");
 }
 
 TEST_F(Check, StepsOfOddViews) {
   Data scores({2, 4, 5, 6}, random);
   ConstTensor s = scores.read(), none = v.read();
   s.stride[3] = 2;
-  EXPECT_NE(said([&] { weigh(s, scores.write()); }).find("scores's last dimension has stride 2"), std::string::npos);
-  EXPECT_NE(said([&] { gather(s, v.read(), out.write()); }).find("weights's last"), std::string::npos);
+  EXPECT_NE(error_of([&] { weigh(s, scores.write()); }).find("scores's last dimension has stride 2"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] { gather(s, v.read(), out.write()); }).find("weights's last"), std::string::npos);
   none.shape[1] = 0;
-  EXPECT_NE(said([&] { gather(scores.read(), none, out.write()); }).find("heads that divide 4"), std::string::npos);
+  EXPECT_NE(error_of([&] { gather(scores.read(), none, out.write()); }).find("heads that divide 4"), std::string::npos);
 }
 
 // A batch of none has results without elements, and gradients of what it shares: zeros.
@@ -273,8 +272,8 @@ TEST(EmptyBatch, GivesZeros) {
 }
 
 TEST(Machine, ThreadsAndTargets) {
-  EXPECT_EQ(said([] { set_threads(0); }), "set_threads(0) is out of range; give 1 to 1024 threads");
-  EXPECT_NE(said([] { set_target("AVX9"); }).find("asks for 'AVX9', which this machine cannot run; it can run "),
+  EXPECT_EQ(error_of([] { set_threads(0); }), "set_threads(0) is out of range; give 1 to 1024 threads");
+  EXPECT_NE(error_of([] { set_target("AVX9"); }).find("asks for 'AVX9', which this machine cannot run; it can run "),
             std::string::npos);
   EXPECT_FALSE(targets().empty());
 }

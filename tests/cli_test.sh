@@ -182,6 +182,23 @@ printf 'open the file\nsave it\n' >two_lines.txt
 input=two_lines.txt accepts '' translate model --attention attention.json --max-length 4
 check 'the attention is there' grep -q '"attention"' attention.json
 
+input=two_lines.txt accepts '' translate model --alignment alignment.txt --max-length 4
+check 'a line of links for each' test "$(wc -l <alignment.txt) $(grep -cE '^([0-9]+-[0-9]+( |$))*$' alignment.txt)" = '2 2'
+check 'there are links' grep -qE '^0-[0-9]|[0-9]+-0' alignment.txt
+rejects 2 'give --placeholders or --alignment' translate model --alignment x.txt --placeholders
+rejects 2 'are for lines' translate model --alignment x.txt --po two_lines.txt --out x.po
+
+# Pairs set aside: none is lost, none is on both sides, and what differs only in case stays together.
+for n in $(seq 300); do printf 'sentence %s%s\tSatz %s\n' "$(printf '%s' "$n" | tr 0-9 a-j)" '' "$n"; done >all.tsv
+printf 'SENTENCE B\tSatz groß\n' >>all.tsv
+runs data split all.tsv --fraction 0.2 --train train.tsv --held-out held_out.tsv
+check 'every pair is on one side' test "$(cat train.tsv held_out.tsv | sort)" = "$(sort all.tsv)"
+check 'some are held out' test "$(wc -l <held_out.tsv)" -gt 20 -a "$(wc -l <held_out.tsv)" -lt 120
+check 'alike stays together' test "$(grep -ci '^sentence b	' held_out.tsv)" != 1
+rejects 1 'nothere.tsv' data split nothere.tsv --train train2.tsv --held-out held_out2.tsv
+rejects 2 'is not from 0 to 1' data split all.tsv --fraction 1.5 --train train2.tsv --held-out held_out2.tsv
+rejects 1 'package' data messages --package 'no such name' --out messages.tsv --work work
+
 # Lines: arguments, n-best, confidence, JSON, files, long ones, one by one.
 accepts '.' translate model 'open the file' 'save it' --max-length 4
 check 'a line for each argument' test "$(wc -l <.out)" = 2

@@ -14,8 +14,12 @@
 #include <utility>
 #include <vector>
 
+#include "said.h"
+
 namespace heed::translate {
 namespace {
+
+using heed::tests::expect_in;
 
 namespace fs = std::filesystem;
 
@@ -116,10 +120,6 @@ fi)sh");
   std::string old_path_;
   std::string progress_;
 };
-
-void expect_in(const std::string& part, const std::string& text) {
-  EXPECT_NE(text.find(part), std::string::npos) << "\"" << part << "\" is not in \"" << text << "\"";
-}
 
 TEST_F(DebianTest, DownloadsUnpacksReadsAndCaches) {
   const std::string header = "Content-Type: text/plain; charset=UTF-8\n";

@@ -1,5 +1,7 @@
-// Models for tests, good and bad.
+// Models for tests, good and bad, and what they make of a file.
 #pragma once
+
+#include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cctype>
@@ -7,10 +9,11 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "apps/translate/passages.h"
-#include "apps/translate/placeholders.h"
+#include "apps/translate/documents/passages.h"
+#include "apps/translate/documents/placeholders.h"
 
 namespace heed::translate {
 
@@ -93,6 +96,19 @@ inline Engine noting(const Engine& engine, std::vector<std::string>& asked) {
     for (const Task& task : tasks) asked.push_back(task.text);
     return engine(tasks);
   };
+}
+
+// A file with these parts, each of which it holds once, changed: what it must be when it is filled.
+inline std::string replaced(std::string text, const std::vector<std::pair<std::string, std::string>>& changes) {
+  for (const auto& [from, to] : changes) {
+    const size_t at = text.find(from);
+    if (at == std::string::npos || text.find(from, at + 1) != std::string::npos) {
+      ADD_FAILURE() << "not there exactly once: " << from;
+    } else {
+      text.replace(at, from.size(), to);
+    }
+  }
+  return text;
 }
 
 }  // namespace heed::translate

@@ -13,11 +13,15 @@
 #include <filesystem>
 #include <ostream>
 
+#include "said.h"
+
 namespace fs = std::filesystem;
 using heed::nn::read_file;
 using heed::nn::write_file;
 
 namespace {
+
+using heed::tests::error_of;
 
 class Files : public testing::Test {
  protected:
@@ -33,15 +37,6 @@ class Files : public testing::Test {
 
   fs::path dir_;
 };
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const heed::Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 // No file of this process may grow past `bytes`: a disk that fills up, without root.
 class FileSizeLimit {

@@ -1,5 +1,5 @@
 // Filling in .po and .tmx files: what is filled, and that not a byte of the rest changes.
-#include "apps/translate/fill.h"
+#include "apps/translate/documents/fill.h"
 
 #include <gtest/gtest.h>
 #include <heed/attention.h>
@@ -13,41 +13,20 @@
 #include <utility>
 #include <vector>
 
-#include "apps/translate/plural_forms.h"
+#include "apps/translate/documents/plural_forms.h"
 #include "apps/translate/utf8.h"
 #include "fake_translator.h"
+#include "said.h"
 
 namespace heed::translate {
 namespace {
 
+using heed::tests::error_of;
+using heed::tests::expect_in;
+
 namespace fs = std::filesystem;
 using namespace std::string_literals;
 using Texts = std::vector<std::string>;
-
-std::string error(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-
-void expect_in(const std::string& part, const std::string& text) {
-  EXPECT_NE(text.find(part), std::string::npos) << "\"" << part << "\" is not in \"" << text << "\"";
-}
-
-std::string replaced(std::string text, const std::vector<std::pair<std::string, std::string>>& changes) {
-  for (const auto& [from, to] : changes) {
-    const size_t at = text.find(from);
-    if (at == std::string::npos || text.find(from, at + 1) != std::string::npos) {
-      ADD_FAILURE() << "not there exactly once: " << from;
-    } else {
-      text.replace(at, from.size(), to);
-    }
-  }
-  return text;
-}
 
 std::string header(const std::string& charset = "UTF-8", const std::string& plural = "nplurals=2; plural=(n != 1);") {
   return "msgid \"\"\nmsgstr \"\"\n\"Project-Id-Version: x 1\\n\"\n\"Report-Msgid-Bugs-To: a@b.cd\\n\"\n"
@@ -102,7 +81,6 @@ msgid "half"
 msgid_plural "halves"
 msgstr[0] "Hälfte"
 msgstr[1] ""
-
 
 msgid ""
 "a long text that is wrapped in the file because it is longer than a line of "
@@ -202,7 +180,7 @@ TEST(FillPo, CharsetsStay) {
             replaced(japanese, {{"msgid \"a\"\nmsgstr \"\"", "#, fuzzy\nmsgid \"a\"\nmsgstr \"\x95\x5c\""}}));
   const std::string ascii = header("ASCII") + "msgid \"a\"\nmsgstr \"\"\n";
   EXPECT_EQ(fill(ascii, fixed_engine("ö")).bytes, ascii);
-  expect_in("\"KLINGON\"", error([] { fill(header("klingon")); }));
+  expect_in("\"KLINGON\"", error_of([] { fill(header("klingon")); }));
 }
 
 TEST(FillPo, WhatIsNoTextStaysAsItIs) {

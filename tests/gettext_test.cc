@@ -12,23 +12,15 @@
 #include <utility>
 #include <vector>
 
+#include "said.h"
+
 namespace heed::translate {
 namespace {
 
+using heed::tests::error_of;
+using heed::tests::expect_in;
+
 using namespace std::string_literals;
-
-std::string error(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-
-void expect_in(const std::string& part, const std::string& text) {
-  EXPECT_NE(text.find(part), std::string::npos) << "\"" << part << "\" is not in \"" << text << "\"";
-}
 
 const std::string kHeader =
     "msgid \"\"\nmsgstr \"\"\n\"Project-Id-Version: x\\n\"\n"
@@ -145,22 +137,22 @@ TEST(Po, ConvertsOtherCharsets) {
                  "ffnen")
                 .invalid,
             1);
-  expect_in("\"KLINGON\"", error([&] { with("klingon", "x"); }));
-  expect_in("not text in its charset", error([&] { with("EUC-JP", "\xff\xff"); }));
+  expect_in("\"KLINGON\"", error_of([&] { with("klingon", "x"); }));
+  expect_in("not text in its charset", error_of([&] { with("EUC-JP", "\xff\xff"); }));
 }
 
 TEST(Po, SyntaxErrorsHaveTheLine) {
-  expect_in("t.po line 1: a string in double quotes is expected", error([] { po("msgid abc\n"); }));
-  expect_in("line 2: the string has no closing quote", error([] { po("msgid \"a\"\nmsgstr \"b\n"); }));
-  expect_in("line 1: the string has no closing quote", error([] { po("msgid \"a\\\"\n"); }));
-  expect_in("line 1: there is text behind", error([] { po("msgid \"a\" b\n"); }));
-  expect_in("line 3: a string stands here", error([] { po("# x\n\n\"a\"\n"); }));
-  expect_in("line 1: msgstr without a msgid", error([] { po("msgstr \"a\"\n"); }));
-  expect_in("no msgstr", error([] { po("msgid \"a\"\n\nmsgid \"b\"\nmsgstr \"c\"\n"); }));
-  expect_in("not \"hello world\"", error([] { po("hello world\n"); }));
-  expect_in("closing bracket", error([] { po("msgid \"a\"\nmsgstr[0 \"b\"\n"); }));
-  expect_in("line 2: msgstr without a quoted string", error([] { po("msgid \"a\"\nmsgstr\n"); }));
-  expect_in("UTF-16", error([] { po("\xff\xfem\0"s); }));
+  expect_in("t.po line 1: a string in double quotes is expected", error_of([] { po("msgid abc\n"); }));
+  expect_in("line 2: the string has no closing quote", error_of([] { po("msgid \"a\"\nmsgstr \"b\n"); }));
+  expect_in("line 1: the string has no closing quote", error_of([] { po("msgid \"a\\\"\n"); }));
+  expect_in("line 1: there is text behind", error_of([] { po("msgid \"a\" b\n"); }));
+  expect_in("line 3: a string stands here", error_of([] { po("# x\n\n\"a\"\n"); }));
+  expect_in("line 1: msgstr without a msgid", error_of([] { po("msgstr \"a\"\n"); }));
+  expect_in("no msgstr", error_of([] { po("msgid \"a\"\n\nmsgid \"b\"\nmsgstr \"c\"\n"); }));
+  expect_in("not \"hello world\"", error_of([] { po("hello world\n"); }));
+  expect_in("closing bracket", error_of([] { po("msgid \"a\"\nmsgstr[0 \"b\"\n"); }));
+  expect_in("line 2: msgstr without a quoted string", error_of([] { po("msgid \"a\"\nmsgstr\n"); }));
+  expect_in("UTF-16", error_of([] { po("\xff\xfem\0"s); }));
 }
 
 TEST(Po, CutAnywhereItIsReadOrRefused) {
@@ -183,7 +175,7 @@ TEST(Mo, BothByteOrders) {
     EXPECT_EQ(c.untranslated, 1);
     EXPECT_TRUE(parse_mo(mo({}, big), "t.mo").messages.empty());
     EXPECT_EQ(parse_mo(mo(kEntries, big, 0x00010001), "t.mo").messages, kMessages);
-    expect_in("version 2", error([&] { parse_mo(mo(kEntries, big, 0x00020000), "t.mo"); }));
+    expect_in("version 2", error_of([&] { parse_mo(mo(kEntries, big, 0x00020000), "t.mo"); }));
   }
 }
 
@@ -193,7 +185,7 @@ TEST(Mo, ConvertsOtherCharsets) {
   EXPECT_EQ(c.messages, (std::vector<Message>{{"", "x", "Öl"}}));
   EXPECT_EQ(c.charset, "ISO-8859-1");
   EXPECT_EQ(parse_mo(mo({{"", header + "UTF-8\n"}, {"x", "\xd6l"}}, false), "t.mo").invalid, 1);
-  expect_in("\"KLINGON\"", error([&] { parse_mo(mo({{"", header + "klingon"}, {"x", "y"}}, false), "t.mo"); }));
+  expect_in("\"KLINGON\"", error_of([&] { parse_mo(mo({{"", header + "klingon"}, {"x", "y"}}, false), "t.mo"); }));
 }
 
 // Each prefix is copied to an allocation of its own size, so that the address sanitizer sees a read past the end.
@@ -232,11 +224,11 @@ TEST(Mo, EveryByteChangedIsReadOrRefused) {
 }
 
 TEST(Mo, LyingFilesAreErrors) {
-  expect_in("has 5 bytes", error([] { parse_mo("hello", "t.mo"); }));
-  expect_in("not a .mo file", error([] { parse_mo(std::string(100, 'x'), "t.mo"); }));
+  expect_in("has 5 bytes", error_of([] { parse_mo("hello", "t.mo"); }));
+  expect_in("not a .mo file", error_of([] { parse_mo(std::string(100, 'x'), "t.mo"); }));
   std::string many = mo(kEntries, false);
   many[11] = '\x7f';
-  expect_in("2130706438 messages", error([&] { parse_mo(many, "t.mo"); }));
+  expect_in("2130706438 messages", error_of([&] { parse_mo(many, "t.mo"); }));
 
   // A thousand messages, each of them the same 100,000 bytes: small on disk, large in memory.
   std::vector<std::pair<std::string, std::string>> entries(1000, {"a", "b"});
@@ -250,7 +242,7 @@ TEST(Mo, LyingFilesAreErrors) {
       bomb[32 + 8 * i + static_cast<size_t>(k)] = static_cast<char>(start >> (8 * k));
     }
   }
-  expect_in("overlap", error([&] { parse_mo(bomb, "t.mo"); }));
+  expect_in("overlap", error_of([&] { parse_mo(bomb, "t.mo"); }));
 }
 
 Pair clean(const std::string& source, const std::string& target) {

@@ -450,6 +450,18 @@ TEST(BeamSearchTest, WhatIsRequiredOccursInANarrowBeam) {
   }
 }
 
+// A constraint that has just begun is likelier than one that is nearly done; it must not crowd that out.
+TEST(BeamSearchTest, ALongConstraintIsFinished) {
+  MadeUpModel model(12, 8, 3);
+  const Sources sources = sources_of(40);
+  BeamOptions options{.beam = 3, .length_penalty = 1};
+  options.max_steps.assign(40, 24);
+  const std::vector<int> wish = {4, 9, 5, 8, 6, 7, 11, 4};
+  options.required.assign(40, {{wish}});
+  const auto found = beam_search(model, sources.ids, sources.lengths, options);
+  for (size_t b = 0; b < 40; ++b) EXPECT_TRUE(contains(found[b][0].tokens, wish)) << b;
+}
+
 // Attention goes to one source position a token; the coverage penalty prefers what looks at all of them.
 class LookingModel : public ToldModel {
  public:
@@ -600,6 +612,30 @@ TEST_P(TranslatorTest, IsBeamSearchWithTextAroundIt) {
     EXPECT_EQ(got.target_pieces[i], vocab()->piece(expected.tokens[i]));
   }
   for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(got.source_pieces[i], vocab()->piece(static_cast<int>(ids[i])));
+}
+
+TEST_P(TranslatorTest, RequiredTextNBestAndConfidence) {
+  const Translator t = translator();
+  const std::string sentence = "a woman in red sleeps under a tree.";
+  const std::vector<Request> requests = {{sentence}, {sentence, {"%s", "snow man", "%s"}}, {"two dogs", {"%d%%"}}};
+  const auto found = t.translate(requests, {.beam = 4, .nbest = 3, .max_length = 40});
+  EXPECT_EQ(found[0].text, t.translate(std::vector<std::string>{sentence}, {.beam = 4, .max_length = 40})[0].text)
+      << "what others require is nothing to this one";
+  for (size_t i = 1; i < 3; ++i) {
+    EXPECT_TRUE(found[i].missing.empty()) << found[i].text;
+    for (const std::string& each : requests[i].required) EXPECT_NE(found[i].text.find(each), std::string::npos);
+  }
+  EXPECT_NE(found[1].text.find("%s", found[1].text.find("%s") + 1), std::string::npos) << "twice";
+  ASSERT_EQ(found[0].alternatives.size(), 2u);
+  EXPECT_GE(found[0].score, found[0].alternatives[0].score);
+  EXPECT_GE(found[0].alternatives[0].score, found[0].alternatives[1].score);
+  EXPECT_NE(found[0].text, found[0].alternatives[0].text);
+  // With a length penalty of 1 the score is the mean of the log-probabilities.
+  EXPECT_NEAR(found[0].confidence, std::exp(found[0].score), 1e-6);
+  // What cannot be made to occur is told: there is no room for it.
+  const auto cut = t.translate(std::vector<Request>{{sentence, {"snow man"}}}, {.beam = 2, .max_length = 1})[0];
+  EXPECT_EQ(cut.missing, (std::vector<std::string>{"snow man"}));
+  EXPECT_THROW(t.translate(requests, {.beam = 2, .nbest = 3}), Error);
 }
 
 TEST_P(TranslatorTest, ALowerCasedModelLowersItsInput) {

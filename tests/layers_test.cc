@@ -12,10 +12,13 @@
 #include <string>
 #include <vector>
 
+#include "said.h"
 #include "tests/plain_attention.h"
 
 namespace heed::nn {
 namespace {
+
+using heed::tests::error_of;
 
 using plain::expect_near;
 using plain::mixed;
@@ -59,17 +62,8 @@ std::vector<std::string> names(const torch::nn::Module& module) {
   return result;
 }
 
-std::string message(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-
 void expect_message(const std::function<void()>& call, const std::string& part) {
-  const std::string text = message(call);
+  const std::string text = error_of(call);
   EXPECT_NE(text.find(part), std::string::npos) << text;
 }
 

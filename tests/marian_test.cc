@@ -20,9 +20,12 @@
 #include "apps/translate/search.h"
 #include "apps/translate/train.h"
 #include "libtorch/safetensors.h"
+#include "said.h"
 
 namespace heed::translate {
 namespace {
+
+using heed::tests::error_of;
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -46,16 +49,6 @@ class TemporaryFolder {
   ~TemporaryFolder() { fs::remove_all(path); }
   fs::path path;
 };
-
-std::string complaint(const std::function<void()>& act) {
-  try {
-    act();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 std::pair<std::shared_ptr<const Vocab>, std::shared_ptr<const Vocab>> vocabs_of(const std::string& dir) {
   return load_vocabs(dir, load_model(dir)->config());
@@ -215,7 +208,7 @@ class Edited : public testing::Test {
     json j = before;
     edit(j);
     std::ofstream(folder_.path / file) << j.dump();
-    const std::string said = complaint([&] { Translator::load(folder_.path.string()); });
+    const std::string said = error_of([&] { Translator::load(folder_.path.string()); });
     std::ofstream(folder_.path / file) << before.dump();
     return said;
   }
@@ -225,7 +218,7 @@ class Edited : public testing::Test {
     nn::NamedTensors tensors = before;
     edit(tensors);
     nn::save_safetensors(path, tensors);
-    const std::string said = complaint([&] { load_model(folder_.path.string()); });
+    const std::string said = error_of([&] { load_model(folder_.path.string()); });
     nn::save_safetensors(path, before);
     return said;
   }
@@ -239,10 +232,10 @@ TEST_F(Edited, Configs) {
     EXPECT_SAYS(said, part);
     EXPECT_SAYS(said, std::string("\"") + key + "\"");
   };
-  EXPECT_EQ(after("config.json", [](json&) {}), "");
+  EXPECT_EQ(after("config.json", [](json&) {}), "no error");
   for (const char* key : {"normalize_before", "normalize_embedding", "add_final_layer_norm"}) {
     says(key, true, "reads models where it is false");
-    EXPECT_EQ(after("config.json", [&](json& j) { j.erase(key); }), "");
+    EXPECT_EQ(after("config.json", [&](json& j) { j.erase(key); }), "no error");
   }
   says("static_position_embeddings", false, "where it is true");
   says("activation_function", "tanh", "relu, swish, silu and gelu");
@@ -263,14 +256,14 @@ TEST_F(Edited, Configs) {
   EXPECT_SAYS(after("vocab.json", [](json& j) { j["<unk>"] = "x"; }), "\"x\"");
   EXPECT_SAYS(after("vocab.json", [](json& j) { j = json::array(); }), "not a JSON object");
   // Tokens that are nothing may be said, and are silent.
-  EXPECT_EQ(after("vocab.json", [](json& j) { j.erase(">>fra<<"); }), "");
+  EXPECT_EQ(after("vocab.json", [](json& j) { j.erase(">>fra<<"); }), "no error");
   const auto vocab =
       Vocab::load((folder_.path / "source.spm").string()).numbered_by((folder_.path / "vocab.json").string(), 400);
   EXPECT_EQ(vocab.size(), 400);
   EXPECT_EQ(vocab.decode(std::vector<int>{vocab.id("▁cat"), 399, vocab.pad()}), "cat");
   EXPECT_EQ(vocab.piece(399), "");
   fs::remove(folder_.path / "vocab.json");
-  EXPECT_SAYS(complaint([&] { Translator::load(folder_.path.string()); }), "no vocab.json");
+  EXPECT_SAYS(error_of([&] { Translator::load(folder_.path.string()); }), "no vocab.json");
 }
 
 TEST_F(Edited, Tensors) {
@@ -281,8 +274,8 @@ TEST_F(Edited, Tensors) {
   const auto without = [](nn::NamedTensors& tensors, const std::string& name) {
     std::erase_if(tensors, [&](const auto& t) { return t.first == name; });
   };
-  EXPECT_EQ(after_tensors([&](auto& t) { without(t, "lm_head.weight"); }), "");
-  EXPECT_EQ(after_tensors([&](auto& t) { without(t, "model.decoder.embed_tokens.weight"); }), "");
+  EXPECT_EQ(after_tensors([&](auto& t) { without(t, "lm_head.weight"); }), "no error");
+  EXPECT_EQ(after_tensors([&](auto& t) { without(t, "model.decoder.embed_tokens.weight"); }), "no error");
   EXPECT_SAYS(after_tensors([&](auto& t) {
                 without(t, "lm_head.weight");
                 without(t, "model.decoder.embed_tokens.weight");
@@ -312,7 +305,7 @@ TEST(Convert, GivesTheTensorsOfTheOtherFile) {
     const TemporaryFolder folder;
     fs::copy(kData / name, folder.path);
     const std::string dir = folder.path.string();
-    EXPECT_SAYS(complaint([&] { load_model(dir); }), "heed convert " + dir);
+    EXPECT_SAYS(error_of([&] { load_model(dir); }), "heed convert " + dir);
     const Converted done = convert(dir);
     EXPECT_EQ(done.copies, 3) << "source, target and output are one matrix";
     EXPECT_EQ(done.recomputed, 2);
@@ -325,17 +318,17 @@ TEST(Convert, GivesTheTensorsOfTheOtherFile) {
     }
     fs::copy(kData / "opus" / "generation_config.json", folder.path);
     expect_goldens(*load_model(dir), kData / "opus");
-    EXPECT_SAYS(complaint([&] { convert(dir); }), "there already");
+    EXPECT_SAYS(error_of([&] { convert(dir); }), "there already");
   }
 }
 
 TEST(Convert, LeavesNothingBehindWhenItFails) {
   const TemporaryFolder folder;
   const std::string dir = folder.path.string();
-  EXPECT_SAYS(complaint([&] { convert(dir + "/none"); }), "not a folder");
-  EXPECT_SAYS(complaint([&] { convert(dir); }), "pytorch_model.bin to convert");
+  EXPECT_SAYS(error_of([&] { convert(dir + "/none"); }), "not a folder");
+  EXPECT_SAYS(error_of([&] { convert(dir); }), "pytorch_model.bin to convert");
   std::ofstream(folder.path / "pytorch_model.bin") << "version https://git-lfs.github.com/spec/v1\n";
-  EXPECT_SAYS(complaint([&] { convert(dir); }), "git-lfs");
+  EXPECT_SAYS(error_of([&] { convert(dir); }), "git-lfs");
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), fs::directory_iterator()), 1);
 }
 

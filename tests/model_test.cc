@@ -22,6 +22,7 @@
 #include "libtorch/beams.h"
 #include "libtorch/dropout.h"
 #include "libtorch/safetensors.h"
+#include "said.h"
 
 namespace heed::translate {
 namespace {
@@ -334,8 +335,6 @@ class Folder : public Models {
   fs::path dir_;
 };
 INSTANTIATE_TEST_SUITE_P(Arch, Folder, testing::Values("rnn", "transformer"), [](const auto& p) { return p.param; });
-
-#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 TEST_P(Folder, RoundTrip) {
   const auto model = model_of(small(GetParam()));

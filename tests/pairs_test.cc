@@ -16,8 +16,13 @@
 #include <string>
 #include <vector>
 
+#include "said.h"
+
 namespace heed::translate {
 namespace {
+
+using heed::tests::error_of;
+using heed::tests::expect_in;
 
 namespace fs = std::filesystem;
 using namespace std::string_literals;
@@ -43,21 +48,9 @@ class PairsTest : public ::testing::Test {
     gzclose(out);
     return path;
   }
-  static std::string error(const std::function<void()>& run) {
-    try {
-      run();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "no error";
-  }
 
   fs::path dir_;
 };
-
-void expect_in(const std::string& part, const std::string& text) {
-  EXPECT_NE(text.find(part), std::string::npos) << "\"" << part << "\" is not in \"" << text << "\"";
-}
 
 TEST_F(PairsTest, TsvTakesTwoColumnsAndCountsWhatItLeaves) {
   const std::string text =
@@ -112,10 +105,10 @@ TEST_F(PairsTest, LineAlignedFiles) {
   // A tab is nothing special here.
   EXPECT_EQ(read_lines(file("t", "a\tb\n"), file("u", "c")).pairs, (std::vector<Pair>{{"a\tb", "c"}}));
 
-  const std::string what = error([&] { read_lines(file("b.en", "1\n2\n3\n"), de); });
+  const std::string what = error_of([&] { read_lines(file("b.en", "1\n2\n3\n"), de); });
   expect_in("b.en has 3 lines", what);
   expect_in("a.de.gz has 5;", what);
-  expect_in("c.en is empty", error([&] { read_lines(file("c.en", ""), de); }));
+  expect_in("c.en is empty", error_of([&] { read_lines(file("c.en", ""), de); }));
 }
 
 TEST_F(PairsTest, Sentences) {
@@ -126,26 +119,26 @@ TEST_F(PairsTest, Sentences) {
 
 TEST_F(PairsTest, OneClearSentenceForWhatCannotBeRead) {
   for (const std::string ending : {".tsv", ".txt", ".po", ".mo", ".tsv.gz", ".mo.gz"}) {
-    expect_in("there is no such file", error([&] { read_pairs((dir_ / ("no" + ending)).string()); }));
+    expect_in("there is no such file", error_of([&] { read_pairs((dir_ / ("no" + ending)).string()); }));
     fs::create_directories(dir_ / ("dir" + ending));
-    expect_in("is a directory", error([&] { read_pairs((dir_ / ("dir" + ending)).string()); }));
-    expect_in("is empty", error([&] { read_pairs(file("empty" + ending, "")); }));
+    expect_in("is a directory", error_of([&] { read_pairs((dir_ / ("dir" + ending)).string()); }));
+    expect_in("is empty", error_of([&] { read_pairs(file("empty" + ending, "")); }));
   }
   expect_in("one.tsv line 1 has 1 column; a pair needs source, a tab and target",
-            error([&] { read_tsv(file("one.tsv", "abc\ndef\n")); }));
-  expect_in("two.tsv line 3 has 1 column", error([&] { read_tsv(file("two.tsv", "\n\nabc\n")); }));
-  expect_in("none of its 2 lines is UTF-8", error([&] { read_tsv(file("l.tsv", "\xe4\ta\n\n\xfc\tb\n")); }));
-  expect_in("UTF-16", error([&] { read_tsv(file("w.tsv", "\xff\xfe"s + "a\0\t\0"s)); }));
-  expect_in("no usable pair", error([&] { read_tsv(file("blank.tsv", "\n\n \n")); }));
-  expect_in(".tsv, .txt, .po, .mo or .tmx", error([&] { read_pairs(file("a.docx", "x")); }));
+            error_of([&] { read_tsv(file("one.tsv", "abc\ndef\n")); }));
+  expect_in("two.tsv line 3 has 1 column", error_of([&] { read_tsv(file("two.tsv", "\n\nabc\n")); }));
+  expect_in("none of its 2 lines is UTF-8", error_of([&] { read_tsv(file("l.tsv", "\xe4\ta\n\n\xfc\tb\n")); }));
+  expect_in("UTF-16", error_of([&] { read_tsv(file("w.tsv", "\xff\xfe"s + "a\0\t\0"s)); }));
+  expect_in("no usable pair", error_of([&] { read_tsv(file("blank.tsv", "\n\n \n")); }));
+  expect_in(".tsv, .txt, .po, .mo or .tmx", error_of([&] { read_pairs(file("a.docx", "x")); }));
 
   std::ifstream in(gz_file("good.tsv.gz", "a\tb\n" + std::string(3000, 'z') + "\n"), std::ios::binary);
   const std::string gz((std::istreambuf_iterator<char>(in)), {});
-  expect_in("cut off", error([&] { read_tsv(file("cut.tsv.gz", gz.substr(0, gz.size() - 9))); }));
+  expect_in("cut off", error_of([&] { read_tsv(file("cut.tsv.gz", gz.substr(0, gz.size() - 9))); }));
   std::string damaged = gz;
   damaged[gz.size() / 2] = static_cast<char>(damaged[gz.size() / 2] ^ 0x55);
-  expect_in("damaged", error([&] { read_tsv(file("damaged.tsv.gz", damaged)); }));
-  expect_in("10 bytes", error([&] { read_bytes(file("big", "12345678901"), 10); }));
+  expect_in("damaged", error_of([&] { read_tsv(file("damaged.tsv.gz", damaged)); }));
+  expect_in("10 bytes", error_of([&] { read_bytes(file("big", "12345678901"), 10); }));
 }
 
 TEST_F(PairsTest, CataloguesAreReadAndCleaned) {
@@ -158,7 +151,7 @@ TEST_F(PairsTest, CataloguesAreReadAndCleaned) {
   EXPECT_EQ(f.lines, 4);
   EXPECT_EQ(f.skipped_empty, 1);
   EXPECT_EQ(f.skipped_unfit, 2);
-  expect_in("no usable pair", error([&] { read_pairs(file("x.po", "msgid \"a\"\nmsgstr \"\"\n")); }));
+  expect_in("no usable pair", error_of([&] { read_pairs(file("x.po", "msgid \"a\"\nmsgstr \"\"\n")); }));
 }
 
 TEST(Split, KeepsNearlyEqualSourcesTogether) {

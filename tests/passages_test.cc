@@ -1,5 +1,5 @@
 // Passages: what must stay stays, whatever the model does.
-#include "apps/translate/passages.h"
+#include "apps/translate/documents/passages.h"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "apps/translate/accelerators.h"
-#include "apps/translate/placeholders.h"
+#include "apps/translate/documents/accelerators.h"
+#include "apps/translate/documents/placeholders.h"
 #include "fake_translator.h"
 
 namespace heed::translate {

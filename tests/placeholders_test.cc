@@ -1,5 +1,5 @@
 // What is found as a placeholder, and what counts as intact.
-#include "apps/translate/placeholders.h"
+#include "apps/translate/documents/placeholders.h"
 
 #include <gtest/gtest.h>
 

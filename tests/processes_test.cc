@@ -17,22 +17,14 @@
 
 #include "libtorch/adamw.h"
 #include "libtorch/trainer.h"
+#include "said.h"
 
 namespace fs = std::filesystem;
 using namespace heed::nn;
 
 namespace {
 
-#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << "said: " << (text)
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const heed::Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
+using heed::tests::error_of;
 
 double seconds_of(const std::function<void()>& f) {
   const auto start = std::chrono::steady_clock::now();

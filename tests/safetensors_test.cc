@@ -12,6 +12,7 @@
 #include <random>
 
 #include "libtorch/files.h"
+#include "said.h"
 
 namespace fs = std::filesystem;
 using namespace heed::nn;
@@ -56,8 +57,6 @@ class SafeTensorsTest : public testing::Test {
   fs::path dir_;
   std::string path_;
 };
-
-#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << "said: " << (text)
 
 TEST_F(SafeTensorsTest, RoundTripOfEveryDtype) {
   torch::manual_seed(1);

@@ -1,5 +1,5 @@
 // Long text in sentences, and nothing lost between them.
-#include "apps/translate/sentences.h"
+#include "apps/translate/documents/sentences.h"
 
 #include <gtest/gtest.h>
 

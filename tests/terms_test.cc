@@ -1,5 +1,5 @@
 // Terminology: reading it, and finding terms in a text.
-#include "apps/translate/terms.h"
+#include "apps/translate/documents/terms.h"
 
 #include <gtest/gtest.h>
 #include <heed/attention.h>

@@ -1,5 +1,5 @@
 // TMX: reading it in any encoding, filling it in without changing the rest, and pairs from it.
-#include "apps/translate/tmx_file.h"
+#include "apps/translate/documents/tmx_file.h"
 
 #include <gtest/gtest.h>
 #include <heed/attention.h>
@@ -13,40 +13,19 @@
 #include <utility>
 #include <vector>
 
-#include "apps/translate/fill.h"
+#include "apps/translate/documents/fill.h"
 #include "apps/translate/utf8.h"
 #include "fake_translator.h"
+#include "said.h"
 
 namespace heed::translate {
 namespace {
 
+using heed::tests::error_of;
+using heed::tests::expect_in;
+
 namespace fs = std::filesystem;
 using Texts = std::vector<std::string>;
-
-std::string error(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-
-void expect_in(const std::string& part, const std::string& text) {
-  EXPECT_NE(text.find(part), std::string::npos) << "\"" << part << "\" is not in \"" << text << "\"";
-}
-
-std::string replaced(std::string text, const std::vector<std::pair<std::string, std::string>>& changes) {
-  for (const auto& [from, to] : changes) {
-    const size_t at = text.find(from);
-    if (at == std::string::npos || text.find(from, at + 1) != std::string::npos) {
-      ADD_FAILURE() << "not there exactly once: " << from;
-    } else {
-      text.replace(at, from.size(), to);
-    }
-  }
-  return text;
-}
 
 std::string in_tmx(const std::string& body, const std::string& srclang = "en") {
   return "<tmx version=\"1.4\"><header srclang=\"" + srclang + "\"/><body>" + body + "</body></tmx>";
@@ -173,19 +152,19 @@ TEST(Tmx, LanguagesAreFoundOut) {
   EXPECT_EQ(chosen(in_tmx(two, "*all*"), {"en", "de"}), "en>de");
   EXPECT_EQ(chosen(in_tmx(two, "*all*"), {"", "de"}), "en-GB>de");
   expect_in("which of en-GB, de is the source; say it with --source-lang",
-            error([&] { chosen(in_tmx(two, "*all*"), {}); }));
-  expect_in("nothing in the source language fr, only en-GB, de", error([&] { chosen(in_tmx(two, "fr"), {}); }));
+            error_of([&] { chosen(in_tmx(two, "*all*"), {}); }));
+  expect_in("nothing in the source language fr, only en-GB, de", error_of([&] { chosen(in_tmx(two, "fr"), {}); }));
   const std::string three = two + "<tu><tuv xml:lang=\"fr\"><seg>c</seg></tuv></tu>";
   expect_in("2 other languages, de, fr; say which to translate into with --target-lang",
-            error([&] { chosen(in_tmx(three), {}); }));
+            error_of([&] { chosen(in_tmx(three), {}); }));
   EXPECT_EQ(chosen(in_tmx(three), {"", "fr"}), "en>fr");
   const std::string one = "<tu><tuv xml:lang=\"en\"><seg>a</seg></tuv></tu>";
-  expect_in("no language but en", error([&] { chosen(in_tmx(one), {}); }));
-  expect_in("does not name a language", error([&] { chosen(in_tmx(one), {"", "d\"e"}); }));
+  expect_in("no language but en", error_of([&] { chosen(in_tmx(one), {}); }));
+  expect_in("does not name a language", error_of([&] { chosen(in_tmx(one), {"", "d\"e"}); }));
 }
 
 TEST(Tmx, ErrorsHaveTheLine) {
-  const auto why = [](const std::string& bytes) { return error([&] { TmxFile(bytes, "t.tmx"); }); };
+  const auto why = [](const std::string& bytes) { return error_of([&] { TmxFile(bytes, "t.tmx"); }); };
   expect_in("t.tmx is empty", why(""));
   expect_in("not TMX", why("hello"));
   expect_in("begins with <html>", why("<html></html>"));
@@ -205,7 +184,7 @@ TEST(Tmx, ErrorsHaveTheLine) {
 
 TEST(Tmx, CutAnywhereItIsRefused) {
   for (size_t n = 0; n + 1 < kTmx.size(); ++n) {
-    const std::string why = error([&] { TmxFile(kTmx.substr(0, n), "t.tmx"); });
+    const std::string why = error_of([&] { TmxFile(kTmx.substr(0, n), "t.tmx"); });
     if (n < kTmx.find("</tmx>") + 6) {
       EXPECT_NE(why, "no error") << n;
     }
@@ -228,9 +207,9 @@ TEST(Tmx, Pairs) {
   EXPECT_EQ(file.lines, 8);
   EXPECT_EQ(file.skipped_empty, 1);
   EXPECT_EQ(read_pairs(path + ".gz", {"en", "de"}).pairs.size(), 7u);
-  expect_in("--target-lang", error([&] { read_pairs(path); }));
+  expect_in("--target-lang", error_of([&] { read_pairs(path); }));
   std::ofstream(path, std::ios::binary) << kTmx;
-  expect_in("of 8 units 8 have no text in fr or in de", error([&] { read_pairs(path, {"fr", "de"}); }));
+  expect_in("of 8 units 8 have no text in fr or in de", error_of([&] { read_pairs(path, {"fr", "de"}); }));
   fs::remove_all(dir);
 }
 

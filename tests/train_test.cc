@@ -24,6 +24,7 @@
 #include "apps/translate/infer.h"
 #include "libtorch/files.h"
 #include "libtorch/processes.h"
+#include "said.h"
 
 namespace fs = std::filesystem;
 using namespace heed::translate;
@@ -31,6 +32,8 @@ using heed::nn::read_file;
 using heed::nn::write_file;
 
 namespace {
+
+using heed::tests::error_of;
 
 // Sentences of number words and their reversal: attention is what solves it.
 constexpr const char* kWords[] = {"one", "two", "six", "ten", "red", "cat", "dog", "sun"};
@@ -70,17 +73,6 @@ TrainOptions small(const std::string& out, const std::string& arch) {
 }
 
 std::string weights_of(const std::string& out) { return read_file(out + "/model.safetensors"); }
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const heed::Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << "said: " << (text)
 
 class Train : public testing::TestWithParam<std::string> {
  protected:

@@ -13,11 +13,14 @@
 
 #include "libtorch/files.h"
 #include "libtorch/interrupt.h"
+#include "said.h"
 
 namespace fs = std::filesystem;
 using namespace heed::nn;
 
 namespace {
+
+using heed::tests::error_of;
 
 // A regression with dropout and BatchNorm: weights, buffers and random numbers all matter.
 struct Net : torch::nn::Module {
@@ -101,14 +104,6 @@ class Trainer : public testing::Test {
     return {};
   }
 
-  std::string error_of(const std::function<void()>& f) {
-    try {
-      f();
-    } catch (const heed::Error& e) {
-      return e.what();
-    }
-    return "no error";
-  }
   std::string error_of_options() {
     return error_of([&] {
       const auto net = fresh_net();
@@ -120,8 +115,6 @@ class Trainer : public testing::Test {
   fs::path dir_;
   TrainerOptions options_;
 };
-
-#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << "said: " << (text)
 
 void expect_equal(const NamedTensors& a, const NamedTensors& b) {
   ASSERT_EQ(a.size(), b.size());

@@ -10,8 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "said.h"
+
 namespace heed::translate {
 namespace {
+
+using heed::tests::error_of;
 
 namespace fs = std::filesystem;
 
@@ -24,15 +28,6 @@ class VocabTest : public ::testing::Test {
   }
   void TearDown() override { fs::remove_all(dir_); }
   std::string path(const std::string& name) const { return (dir_ / name).string(); }
-
-  static std::string error(const std::function<void()>& run) {
-    try {
-      run();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "no error";
-  }
 
   fs::path dir_;
 };
@@ -152,7 +147,7 @@ TEST_F(VocabTest, BadRequestsSayWhatIsWrong) {
     VocabOptions options;
     options.size = 400;
     change(options);
-    return error([&] { Vocab::train(corpus(100), options, path("x.spm")); });
+    return error_of([&] { Vocab::train(corpus(100), options, path("x.spm")); });
   };
   EXPECT_NE(train([](VocabOptions& o) { o.size = 260; }).find("260"), std::string::npos);
   EXPECT_NE(train([](VocabOptions& o) { o.size = -1; }).find("-1"), std::string::npos);
@@ -164,11 +159,11 @@ TEST_F(VocabTest, BadRequestsSayWhatIsWrong) {
   EXPECT_NE(train([](VocabOptions& o) { o.size = 262, o.model_type = "unigram"; }).find("too small"), std::string::npos)
       << train([](VocabOptions& o) { o.size = 262, o.model_type = "unigram"; });
   EXPECT_FALSE(fs::exists(path("x.spm")));
-  EXPECT_NE(error([&] {
+  EXPECT_NE(error_of([&] {
               Vocab::train(std::vector<std::string>{"", "  "}, {}, path("x.spm"));
             }).find("2 lines"),
             std::string::npos);
-  EXPECT_NE(error([&] { Vocab::train(corpus(50), {}, path("no/such/x.spm")); }).find("cannot be written"),
+  EXPECT_NE(error_of([&] { Vocab::train(corpus(50), {}, path("no/such/x.spm")); }).find("cannot be written"),
             std::string::npos);
 }
 
@@ -178,16 +173,16 @@ TEST_F(VocabTest, IdsOutsideAreErrors) {
   const Vocab vocab = Vocab::train(corpus(100), options, path("m.spm"));
   for (const int bad : {-1, vocab.size(), 1 << 30}) {
     EXPECT_THROW(vocab.piece(bad), Error);
-    EXPECT_NE(error([&] { vocab.decode(std::vector<int>{5, bad}); }).find(std::to_string(bad)), std::string::npos);
+    EXPECT_NE(error_of([&] { vocab.decode(std::vector<int>{5, bad}); }).find(std::to_string(bad)), std::string::npos);
   }
 }
 
 TEST_F(VocabTest, DamagedModelsAreErrorsOrLoadButNeverCrash) {
-  EXPECT_NE(error([&] { Vocab::load(path("missing.spm")); }).find("no such file"), std::string::npos);
-  EXPECT_NE(error([&] { Vocab::load(dir_.string()); }).find("directory"), std::string::npos);
-  EXPECT_NE(error([&] { Vocab::from_bytes(""); }).find("not a SentencePiece model"), std::string::npos);
-  EXPECT_NE(error([&] { Vocab::from_bytes("hello"); }).find("not a SentencePiece model"), std::string::npos);
-  EXPECT_NE(error([&] { Vocab::from_bytes(std::string(5000, '\0')); }).find("not a"), std::string::npos);
+  EXPECT_NE(error_of([&] { Vocab::load(path("missing.spm")); }).find("no such file"), std::string::npos);
+  EXPECT_NE(error_of([&] { Vocab::load(dir_.string()); }).find("directory"), std::string::npos);
+  EXPECT_NE(error_of([&] { Vocab::from_bytes(""); }).find("not a SentencePiece model"), std::string::npos);
+  EXPECT_NE(error_of([&] { Vocab::from_bytes("hello"); }).find("not a SentencePiece model"), std::string::npos);
+  EXPECT_NE(error_of([&] { Vocab::from_bytes(std::string(5000, '\0')); }).find("not a"), std::string::npos);
   VocabOptions options;
   options.size = 330;
   const std::string good = Vocab::train(corpus(100), options, path("m.spm")).bytes();

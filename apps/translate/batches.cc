@@ -9,6 +9,8 @@
 #include <random>
 #include <utility>
 
+#include "libtorch/splitmix.h"
+
 namespace heed::translate {
 namespace {
 
@@ -19,14 +21,6 @@ std::string grouped(int64_t n) {
 }
 
 int64_t length(const std::vector<int32_t>& ids) { return static_cast<int64_t>(ids.size()); }
-
-// Mixes two numbers into a seed (splitmix64's finaliser), so that neighbouring epochs share nothing.
-uint64_t mix(uint64_t seed, uint64_t epoch) {
-  uint64_t x = seed + 0x9E3779B97F4A7C15u * (epoch + 1);
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
 
 // Fisher and Yates with our own bounded numbers: what std::shuffle and the standard distributions give is up to the
 // library, and a resumed run may be linked against another.
@@ -98,7 +92,7 @@ Batch make_batch(const std::vector<Example>& examples, std::span<const int64_t> 
 std::vector<int64_t> shuffled(int64_t n, uint64_t seed) {
   std::vector<int64_t> order(static_cast<size_t>(n));
   std::iota(order.begin(), order.end(), int64_t{0});
-  std::mt19937_64 random(mix(seed, 0));
+  std::mt19937_64 random(nn::splitmix(seed, 0));
   shuffle(order, random);
   return order;
 }
@@ -108,7 +102,7 @@ std::vector<std::vector<int64_t>> make_batches(const std::vector<Example>& examp
   if (batch_tokens < 1) {
     throw Error("batch_tokens is " + std::to_string(batch_tokens) + "; a batch needs room for 1 token at least");
   }
-  std::mt19937_64 random(mix(seed, static_cast<uint64_t>(epoch) + 1));
+  std::mt19937_64 random(nn::splitmix(seed, static_cast<uint64_t>(epoch) + 1));
   std::vector<int64_t> order(examples.size());
   std::iota(order.begin(), order.end(), int64_t{0});
   shuffle(order, random);

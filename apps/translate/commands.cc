@@ -25,25 +25,12 @@ namespace heed::translate {
 namespace {
 
 using app::between;
+using app::check_folder_of;
+using app::fixed;
 using app::thousands;
 using app::UsageError;
 
-std::string fixed(double x, int decimals) {
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", decimals, x);
-  return text;
-}
-
 void say(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
-
-// Throws heed::Error if a file cannot be made at this path for lack of its folder. An empty path is no file.
-void check_folder_of(const std::string& path) {
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  std::error_code ignored;
-  if (!folder.empty() && !std::filesystem::is_directory(folder, ignored)) {
-    throw Error("cannot write " + path + ": there is no folder " + folder.string());
-  }
-}
 
 // Where sentence pairs come from: any number of pair files, or two files line by line.
 struct PairSource {

@@ -70,9 +70,8 @@ void add_convert(app::Program& program) {
   auto a = std::make_shared<ConvertArguments>();
   command->add_option("DIR", a->dir, "A folder with a pytorch_model.bin")->required()->type_name(" ");
   command->footer(
-      "Needed once for models that come with a pytorch_model.bin alone. A pickle is a program; this reads the tensors "
-      "in\n"
-      "it and refuses all else. The folder stays as it is but for the new file.\n\n"
+      "Needed once for models that come with a pytorch_model.bin alone. A pickle is a program; this reads the tensors\n"
+      "in it and refuses all else. The folder stays as it is but for the new file.\n\n"
       "Examples:\n"
       "  heed convert opus-mt-en-de\n"
       "  heed translate opus-mt-en-de < english.txt > german.txt");

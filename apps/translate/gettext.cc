@@ -5,8 +5,8 @@
 
 #include <utility>
 
-#include "apps/translate/charset.h"
-#include "apps/translate/po_file.h"
+#include "apps/translate/documents/charset.h"
+#include "apps/translate/documents/po_file.h"
 
 namespace heed::translate {
 namespace {

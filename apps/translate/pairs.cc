@@ -13,8 +13,8 @@
 #include <system_error>
 #include <utility>
 
+#include "apps/translate/documents/tmx_file.h"
 #include "apps/translate/gettext.h"
-#include "apps/translate/tmx_file.h"
 #include "apps/translate/utf8.h"
 
 namespace heed::translate {

@@ -156,11 +156,11 @@ Hypothesis unwound(const std::vector<Step>& steps, const Finished& end, int64_t 
 
 // Of the candidates, best first, the `beam` that go on, best first: the beam in equal parts for the candidates that
 // have 0, 1, ... of the required tokens, what a part does not need for the others, from the one that has most.
-std::vector<size_t> allocate(const std::vector<int64_t>& banks, size_t beam) {
-  if (banks.empty()) return {};
-  const auto parts = static_cast<size_t>(*std::max_element(banks.begin(), banks.end())) + 1;
+std::vector<size_t> allocate(const std::vector<Met>& candidates, size_t beam) {
+  size_t parts = 0;
+  for (const Met& met : candidates) parts = std::max(parts, static_cast<size_t>(met.bank()) + 1);
   std::vector<std::vector<size_t>> members(parts);
-  for (size_t i = 0; i < banks.size(); ++i) members[static_cast<size_t>(banks[i])].push_back(i);
+  for (size_t i = 0; i < candidates.size(); ++i) members[static_cast<size_t>(candidates[i].bank())].push_back(i);
   std::vector<size_t> taken(parts, 0), chosen;
   for (bool room = true; room && chosen.size() < beam;) {
     room = false;
@@ -207,11 +207,6 @@ class Search {
       const double score = scored(c.sum, step + 1) + coverage(covered, c.parent - first_row, sentence.index);
       keep(sentence, {score, c.sum, step, c.parent, c.token}, beam_);
     };
-    const auto met_by = [&](const Candidate& c) {
-      Met met = sentence.met[static_cast<size_t>(c.parent - first_row)];
-      met.add(required(sentence), c.token);
-      return met;
-    };
     std::sort(candidates.begin(), candidates.end(), before);
     if (!constrained && candidates.size() > 2 * beam_) candidates.resize(2 * beam_);
     std::vector<Candidate> live;
@@ -228,12 +223,15 @@ class Search {
     }
     std::vector<Met> met;
     if (constrained) {
-      std::vector<int64_t> banks;
-      for (const Candidate& c : live) banks.push_back(met_by(c).bank());
+      std::vector<Met> of_live;
+      for (const Candidate& c : live) {
+        of_live.push_back(sentence.met[static_cast<size_t>(c.parent - first_row)]);
+        of_live.back().add(required(sentence), c.token);
+      }
       std::vector<Candidate> chosen;
-      for (const size_t i : allocate(banks, beam_)) {
+      for (const size_t i : allocate(of_live, beam_)) {
         chosen.push_back(live[i]);
-        met.push_back(met_by(live[i]));
+        met.push_back(std::move(of_live[i]));
       }
       live = std::move(chosen);
     }

@@ -61,21 +61,27 @@ void check_options(const TrainOptions& o) {
   (void)o.model.to_json();  // checks the sizes
 }
 
-// FNV-1a: notices other data; it need not resist an attacker.
-std::string checksum(const std::vector<Pair>& pairs) {
+// FNV-1a over the sides of pairs, texts or ids: notices other data; it need not resist an attacker. `end` is what no
+// side holds.
+template <class Element, class Pairs>
+std::string checksum(const Pairs& pairs, Element end) {
   uint64_t hash = 0xCBF29CE484222325u;
-  const auto add = [&](const std::string& text) {
-    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
-    hash = (hash ^ 0xFF) * 0x100000001B3u;  // a byte UTF-8 does not have
-  };
-  for (const Pair& pair : pairs) {
-    add(pair.source);
-    add(pair.target);
+  const auto add = [&](Element element) { hash = (hash ^ element) * 0x100000001B3u; };
+  for (const auto& pair : pairs) {
+    for (const auto* side : {&pair.source, &pair.target}) {
+      for (const auto element : *side) add(static_cast<Element>(element));
+      add(end);
+    }
   }
   char text[64];
   std::snprintf(text, sizeof text, "%zu (checksum %016llx)", pairs.size(), static_cast<unsigned long long>(hash));
   return text;
 }
+
+std::string checksum(const std::vector<Pair>& pairs) { return checksum<unsigned char>(pairs, 0xFF); }  // not in UTF-8
+
+// Notices that another SentencePiece has cut the text into other pieces.
+std::string checksum(const std::vector<Example>& examples) { return checksum<uint32_t>(examples, 0xFFFFFFFFu); }
 
 // What must be equal for a checkpoint to go on. When to stop may differ: a run may be given more time.
 json identity_of(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& o) {
@@ -108,18 +114,6 @@ json identity_of(const std::vector<Pair>& pairs, const std::vector<Pair>& valida
 json common_to_all(json identity, const TrainOptions& o) {
   identity.update({{"minutes", o.minutes}, {"epochs", o.epochs}, {"steps", o.steps}, {"patience", o.patience}});
   return identity;
-}
-
-// Notices that another SentencePiece has cut the text into other pieces.
-std::string checksum(const std::vector<Example>& examples) {
-  uint64_t hash = 0xCBF29CE484222325u;
-  for (const Example& example : examples) {
-    for (const auto* ids : {&example.source, &example.target}) {
-      for (const int32_t id : *ids) hash = (hash ^ static_cast<uint32_t>(id)) * 0x100000001B3u;
-      hash = (hash ^ 0xFFFFFFFFu) * 0x100000001B3u;
-    }
-  }
-  return std::to_string(examples.size()) + " pairs, " + std::to_string(hash);
 }
 
 struct Data {

@@ -25,11 +25,11 @@
 #include "apps/progress.h"
 #include "apps/terminal.h"
 #include "apps/translate/alignment.h"
-#include "apps/translate/fill.h"
+#include "apps/translate/documents/fill.h"
+#include "apps/translate/documents/passages.h"
+#include "apps/translate/documents/terms.h"
 #include "apps/translate/gettext.h"
 #include "apps/translate/pairs.h"
-#include "apps/translate/passages.h"
-#include "apps/translate/terms.h"
 #include "apps/translate/utf8.h"
 #include "libtorch/files.h"
 
@@ -37,6 +37,8 @@ namespace heed::translate {
 namespace {
 
 using app::between;
+using app::check_folder_of;
+using app::fixed;
 using app::thousands;
 using app::UsageError;
 using nlohmann::json;
@@ -53,25 +55,11 @@ struct TranslateArguments {
   bool beam_given = false, confidence = false, as_json = false, stream = false, placeholders = false;
 };
 
-std::string fixed(double x, int decimals) {
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", decimals, x);
-  return text;
-}
-
 std::string counted(int64_t n, const std::string& noun) { return thousands(n) + " " + noun + (n == 1 ? "" : "s"); }
 
 void say(const std::string& line) { std::fprintf(stderr, "heed: %s\n", app::printable(line).c_str()); }
 
 std::string dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace) + "\n"; }
-
-void check_folder_of(const std::string& path) {
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  std::error_code ignored;
-  if (!folder.empty() && !std::filesystem::is_directory(folder, ignored)) {
-    throw Error("cannot write " + path + ": there is no folder " + folder.string());
-  }
-}
 
 // A bar on a terminal and nothing elsewhere: who pipes wants the notes at the end and no log.
 class Bar {

@@ -216,6 +216,11 @@ bool is_letter(char32_t c) {
                       [&](const Block& block) { return c >= block.first && c <= block.last; });
 }
 
+bool is_ideograph(char32_t c) {
+  return (c >= 0x3005 && c <= 0x3007) || (c >= 0x3040 && c <= 0x30FF) || (c >= 0x3400 && c <= 0x9FFF) ||
+         (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x20000 && c <= 0x3FFFF);
+}
+
 std::u32string lower(std::u32string_view text) {
   std::u32string out;
   out.reserve(text.size());

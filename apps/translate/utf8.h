@@ -30,6 +30,9 @@ bool is_space(char32_t c);
 // punctuation, symbols, private use and emoji counts as a letter, which is what comparing sentences needs.
 bool is_letter(char32_t c);
 
+// Chinese characters and kana, which are words or parts of words without spaces between them.
+bool is_ideograph(char32_t c);
+
 // Lower case as Python's str.lower() gives it (Unicode 14): one-to-one mappings, U+0130 as two code points, and a
 // capital sigma at the end of a word as the final form.
 std::u32string lower(std::u32string_view text);

@@ -24,8 +24,8 @@
 #include <utility>
 #include <vector>
 
-#include "apps/translate/placeholders.h"
-#include "apps/translate/terms.h"
+#include "apps/translate/documents/placeholders.h"
+#include "apps/translate/documents/terms.h"
 
 namespace heed::translate {
 

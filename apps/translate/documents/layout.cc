@@ -1,5 +1,5 @@
 // Lines apart, lines together, and lines broken again.
-#include "apps/translate/layout.h"
+#include "apps/translate/documents/layout.h"
 
 #include <algorithm>
 #include <cstdint>

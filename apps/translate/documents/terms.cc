@@ -1,5 +1,5 @@
 // Finding terms word by word.
-#include "apps/translate/terms.h"
+#include "apps/translate/documents/terms.h"
 
 #include <heed/attention.h>
 
@@ -19,8 +19,6 @@ struct Word {
   size_t begin = 0, end = 0;  // bytes
   bool spaced = false;        // white space stands before it
 };
-
-bool is_ideograph(char32_t c) { return (c >= 0x2E80 && c <= 0x9FFF) || (c >= 0xF900 && c <= 0xFAFF) || c >= 0x20000; }
 
 // Lower case character by character, so that a word's form does not depend on where it stands.
 std::string fold(std::u32string_view word) {

@@ -1,5 +1,5 @@
 // An evaluator for C's expressions over n, as gettext's manual has them in "Plural forms".
-#include "apps/translate/plural_forms.h"
+#include "apps/translate/documents/plural_forms.h"
 
 #include <heed/attention.h>
 

@@ -1,5 +1,5 @@
 // Cutting passages into parts, choosing among translations, and putting them together.
-#include "apps/translate/passages.h"
+#include "apps/translate/documents/passages.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,9 +8,9 @@
 #include <optional>
 #include <unordered_map>
 
-#include "apps/translate/accelerators.h"
-#include "apps/translate/layout.h"
-#include "apps/translate/sentences.h"
+#include "apps/translate/documents/accelerators.h"
+#include "apps/translate/documents/layout.h"
+#include "apps/translate/documents/sentences.h"
 #include "apps/translate/utf8.h"
 
 namespace heed::translate {

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "apps/translate/passages.h"
-#include "apps/translate/po_file.h"
-#include "apps/translate/tmx_file.h"
+#include "apps/translate/documents/passages.h"
+#include "apps/translate/documents/po_file.h"
+#include "apps/translate/documents/tmx_file.h"
 
 namespace heed::translate {
 

@@ -1,5 +1,5 @@
 // Tags, attributes, entities.
-#include "apps/translate/xml.h"
+#include "apps/translate/documents/xml.h"
 
 #include <heed/attention.h>
 

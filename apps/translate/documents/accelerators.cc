@@ -1,5 +1,5 @@
 // Finding accelerators among other signs, and a letter for them.
-#include "apps/translate/accelerators.h"
+#include "apps/translate/documents/accelerators.h"
 
 #include <algorithm>
 #include <map>

@@ -1,5 +1,5 @@
 // Reading .po files line by line, with the place of everything that may be filled in.
-#include "apps/translate/po_file.h"
+#include "apps/translate/documents/po_file.h"
 
 #include <heed/attention.h>
 

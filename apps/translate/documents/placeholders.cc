@@ -1,5 +1,5 @@
 // Scanners for placeholders, one for each family, tried in order at every byte.
-#include "apps/translate/placeholders.h"
+#include "apps/translate/documents/placeholders.h"
 
 #include <algorithm>
 #include <cstdint>

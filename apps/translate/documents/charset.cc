@@ -1,5 +1,5 @@
 // Conversions between UTF-8 and other charsets.
-#include "apps/translate/charset.h"
+#include "apps/translate/documents/charset.h"
 
 #include <heed/attention.h>
 #include <iconv.h>

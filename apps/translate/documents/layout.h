@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "apps/translate/placeholders.h"
+#include "apps/translate/documents/placeholders.h"
 
 namespace heed::translate {
 

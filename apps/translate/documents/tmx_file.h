@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "apps/translate/charset.h"
+#include "apps/translate/documents/charset.h"
 #include "apps/translate/pairs.h"
 
 namespace heed::translate {

@@ -1,5 +1,5 @@
 // Catalogues and translation memories as passages, and back.
-#include "apps/translate/fill.h"
+#include "apps/translate/documents/fill.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "apps/terminal.h"
-#include "apps/translate/plural_forms.h"
+#include "apps/translate/documents/plural_forms.h"
 
 namespace heed::translate {
 namespace {

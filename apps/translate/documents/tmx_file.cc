@@ -1,13 +1,13 @@
 // TMX, on top of tags that know their places.
-#include "apps/translate/tmx_file.h"
+#include "apps/translate/documents/tmx_file.h"
 
 #include <heed/attention.h>
 
 #include <algorithm>
 #include <cctype>
 
+#include "apps/translate/documents/xml.h"
 #include "apps/translate/utf8.h"
-#include "apps/translate/xml.h"
 
 namespace heed::translate {
 namespace {

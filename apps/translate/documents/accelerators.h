@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "apps/translate/placeholders.h"
+#include "apps/translate/documents/placeholders.h"
 
 namespace heed::translate {
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "apps/translate/charset.h"
+#include "apps/translate/documents/charset.h"
 
 namespace heed::translate {
 

@@ -1,5 +1,5 @@
 // Sentence ends, abbreviations, and cuts where there are none.
-#include "apps/translate/sentences.h"
+#include "apps/translate/documents/sentences.h"
 
 #include <algorithm>
 #include <array>
@@ -20,11 +20,6 @@ constexpr std::array<std::u32string_view, 48> kAbbreviations = {
     U"no",  U"nr",   U"vol",  U"pp",  U"ca",   U"approx", U"resp", U"incl", U"inc",  U"ltd", U"co",  U"corp",
     U"jr",  U"sr",   U"z.b",  U"d.h", U"bzw",  U"usw",    U"u.a",  U"ggf",  U"evtl", U"vgl", U"abb", U"tel",
     U"str", U"bspw", U"inkl", U"max", U"min",  U"jan",    U"feb",  U"aug",  U"sept", U"oct", U"nov", U"dec"};
-
-bool is_ideograph(char32_t c) {
-  return (c >= 0x3040 && c <= 0x30FF) || (c >= 0x3400 && c <= 0x9FFF) || (c >= 0xF900 && c <= 0xFAFF) ||
-         (c >= 0x20000 && c <= 0x3FFFF);
-}
 
 bool is_digit(char32_t c) { return c >= '0' && c <= '9'; }
 bool has(std::u32string_view set, char32_t c) { return set.find(c) != std::u32string_view::npos; }
