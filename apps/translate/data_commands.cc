@@ -2,11 +2,11 @@
 #include "apps/translate/data_commands.h"
 
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "apps/output.h"
 #include "apps/progress.h"
 #include "apps/terminal.h"
 #include "apps/translate/debian.h"
@@ -16,7 +16,6 @@
 namespace heed::translate {
 namespace {
 
-namespace fs = std::filesystem;
 using app::thousands;
 
 void write_tsv(const std::string& path, const std::vector<Pair>& pairs) {
@@ -34,9 +33,7 @@ struct MessagesArguments {
 
 int messages_command(const MessagesArguments& arguments) {
   const std::string work = arguments.work.empty() ? arguments.out + ".packages" : arguments.work;
-  std::error_code error;
-  fs::create_directories(work, error);
-  if (error) throw Error("cannot make the folder " + work + ": " + error.message());
+  app::check_folder_of(arguments.out);
   app::Progress bar("Collecting");
   const DebianText text = collect_debian(
       arguments.packages, work,
