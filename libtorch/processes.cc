@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <torch/version.h>
 #include <unistd.h>
@@ -40,6 +41,16 @@ constexpr double kFarewell = 3;  // seconds that rank 0, which holds the store, 
 
 Clock::time_point in(double seconds) {
   return Clock::now() + std::chrono::duration_cast<Clock::duration>(Seconds(seconds));
+}
+
+// Gloo writes to sockets whose other end may have died. The write then fails, and lost() says who is gone; the signal
+// that comes beside it would end this process without a word. A program's own handler stays.
+void survive_broken_pipes() {
+  struct sigaction action {};
+  ::sigaction(SIGPIPE, nullptr, &action);
+  if ((action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler != SIG_DFL) return;
+  action.sa_handler = SIG_IGN;
+  ::sigaction(SIGPIPE, &action, nullptr);
 }
 
 void nap() { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
@@ -245,6 +256,7 @@ Processes::Processes(const Rendezvous& rendezvous, Children* children)
     throw Error("there is no rank " + std::to_string(rank_) + " among " + std::to_string(world_) +
                 " processes; ranks count from 0");
   }
+  survive_broken_pipes();
   Group& g = *group_;
   const Clock::time_point end = in(rendezvous.seconds);
   Route route{"127.0.0.1", "127.0.0.1"};

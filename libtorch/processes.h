@@ -38,8 +38,9 @@ struct ProcessLost : public Error {
 class Processes {
  public:
   // Waits for the others. `children` are those that rank 0 has started, if it has. Which network device the numbers
-  // take is decided by the address that reaches rank 0, or by the variable GLOO_SOCKET_IFNAME. Throws heed::Error that
-  // says who did not come, what is wrong with the address, or in what the processes differ.
+  // take is decided by the address that reaches rank 0, or by the variable GLOO_SOCKET_IFNAME. SIGPIPE, where the
+  // program left it to end the process, is ignored from then on. Throws heed::Error that says who did not come, what is
+  // wrong with the address, or in what the processes differ.
   explicit Processes(const Rendezvous& rendezvous, Children* children = nullptr);
   ~Processes();
   Processes(const Processes&) = delete;

@@ -117,6 +117,20 @@ TEST(ProcessesTest, SumsHaveTheSameBitsEverywhere) {
   all_play("sums", 3);
 }
 
+// A rank that writes to one that died gets an error, not the signal.
+TEST(ProcessesTest, ABrokenPipeEndsNobody) {
+  ::signal(SIGPIPE, SIG_DFL);
+  all_play("sums", 2);
+  ::raise(SIGPIPE);
+
+  static int heard = 0;
+  ::signal(SIGPIPE, [](int) { ++heard; });
+  all_play("sums", 2);
+  ::raise(SIGPIPE);
+  EXPECT_EQ(heard, 1) << "a program's own handler stays";
+  ::signal(SIGPIPE, SIG_DFL);
+}
+
 const Role kDiffers("differs", [](Processes& group) {
   const std::string error = error_of([&] {
     group.agree({{"batch_tokens", 100}, {"vocab", group.rank() == 2 ? 999 : 300}});
