@@ -332,6 +332,40 @@ TEST(Convert, LeavesNothingBehindWhenItFails) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), fs::directory_iterator()), 1);
 }
 
+TEST(Convert, HalvesAFolder) {
+  for (const char* name : {"opus", "opus_bin"}) {  // from either file
+    const TemporaryFolder folder;
+    const std::string out = (folder.path / "half").string();
+    const Converted done = convert((kData / name).string(), out, "f16");
+    EXPECT_EQ(done.path, out + "/model.safetensors");
+    const nn::SafeTensors whole = nn::load_safetensors((kData / "opus" / "model.safetensors").string());
+    const nn::SafeTensors half = nn::load_safetensors(done.path);
+    for (const auto& [tensor_name, tensor] : half.tensors) {
+      EXPECT_EQ(tensor.dtype(), torch::kFloat16) << tensor_name;
+      EXPECT_TRUE(torch::equal(tensor, whole.find(tensor_name)->to(torch::kFloat16))) << tensor_name;
+    }
+    EXPECT_EQ(json::parse(std::ifstream(fs::path(out) / "config.json"))["torch_dtype"], "float16");
+    EXPECT_NE(load_model(out), nullptr);
+    if (std::string(name) == "opus") Translator::load(out);  // every file it needs is there
+    EXPECT_SAYS(error_of([&] { convert((kData / name).string(), out, "f16"); }), "already");
+  }
+}
+
+TEST(Convert, RefusesWhatF16CannotHold) {
+  const TemporaryFolder folder;
+  fs::copy(kData / "opus", folder.path);
+  const std::string dir = folder.path.string(), out = dir + "/out";
+  nn::NamedTensors tensors = nn::load_safetensors(dir + "/model.safetensors").tensors;
+  tensors[0].second = tensors[0].second.clone();
+  tensors[0].second.view(-1)[0] = 70000;
+  nn::save_safetensors(dir + "/model.safetensors", tensors);
+  EXPECT_SAYS(error_of([&] { convert(dir, out, "f16"); }), "'" + tensors[0].first + "'");
+  EXPECT_FALSE(fs::exists(out));
+  EXPECT_EQ(convert(dir, out, "bf16").tensors, static_cast<int64_t>(tensors.size()));
+  EXPECT_SAYS(error_of([&] { convert(dir, dir + "/other", "f8"); }), "choose f32, f16 or bf16");
+  EXPECT_SAYS(error_of([&] { convert(dir + "/none", dir + "/other", "f16"); }), "no config.json");
+}
+
 // ---- A folder of ours ----
 
 std::vector<Pair> pairs() {
