@@ -123,21 +123,27 @@ class MadeUpModel : public Model {
 // nothing.
 class ToldModel : public MadeUpModel {
  public:
-  ToldModel() : MadeUpModel(6) {}
+  explicit ToldModel(int64_t vocab = 6) : MadeUpModel(vocab), vocab_(vocab) {}
   void tell(const std::vector<int>& tokens, const std::map<int64_t, double>& probabilities) {
     uint64_t past = fed(0, kBos);
     for (const int token : tokens) past = fed(past, token);
     told_[past] = probabilities;
   }
   std::vector<float> row(uint64_t, uint64_t past) const override {
-    std::vector<float> logits(6, -100.0f);
+    std::vector<float> logits(static_cast<size_t>(vocab_), -100.0f);
     const auto found = told_.find(past);
-    if (found == told_.end()) return {50, 1, 50, -100, 1, 1};
+    if (found == told_.end()) {
+      std::fill(logits.begin(), logits.end(), 1.0f);
+      logits[kPad] = logits[kBos] = 50;
+      logits[kEos] = -100;
+      return logits;
+    }
     for (const auto& [token, p] : found->second) logits[static_cast<size_t>(token)] = static_cast<float>(std::log(p));
     return logits;
   }
 
  private:
+  int64_t vocab_;
   std::map<uint64_t, std::map<int64_t, double>> told_;
 };
 
@@ -404,7 +410,7 @@ TEST(BeamSearchTest, FindsTheBestOfThoseThatHoldWhatIsRequired) {
   BeamOptions options{.beam = 2048, .length_penalty = 1, .max_steps = {5, 5, 5, 5}};
   for (const auto& wish : wishes) {
     std::vector<Constraint> constraints;
-    for (const auto& part : wish) constraints.push_back({part});
+    for (const auto& part : wish) constraints.push_back({{part}});
     options.required.push_back(constraints);
   }
   const auto found = beam_search(model, sources.ids, sources.lengths, options);
@@ -433,8 +439,8 @@ TEST(BeamSearchTest, WhatIsRequiredOccursInANarrowBeam) {
   const auto free = beam_search(model, sources.ids, sources.lengths, options);
   for (int b = 0; b < 60; ++b) {
     std::vector<Constraint> constraints;
-    if (b % 3 > 0) constraints.push_back({{4 + b % 8, 4 + b % 5, 11}, {9, 9}});
-    if (b % 3 > 1) constraints.push_back({{10}});
+    if (b % 3 > 0) constraints.push_back({{{4 + b % 8, 4 + b % 5, 11}, {9, 9}}});
+    if (b % 3 > 1) constraints.push_back({{{10}}});
     options.required.push_back(constraints);
   }
   const auto found = beam_search(model, sources.ids, sources.lengths, options);
@@ -445,7 +451,8 @@ TEST(BeamSearchTest, WhatIsRequiredOccursInANarrowBeam) {
       continue;
     }
     for (const Constraint& c : options.required[b]) {
-      EXPECT_TRUE(std::any_of(c.begin(), c.end(), [&](const auto& s) { return contains(tokens, s); })) << b;
+      const auto& all = c.spellings;
+      EXPECT_TRUE(std::any_of(all.begin(), all.end(), [&](const auto& s) { return contains(tokens, s); })) << b;
     }
   }
 }
@@ -457,7 +464,7 @@ TEST(BeamSearchTest, ALongConstraintIsFinished) {
   BeamOptions options{.beam = 3, .length_penalty = 1};
   options.max_steps.assign(40, 24);
   const std::vector<int> wish = {4, 9, 5, 8, 6, 7, 11, 4};
-  options.required.assign(40, {{wish}});
+  options.required.assign(40, {{{wish}}});
   const auto found = beam_search(model, sources.ids, sources.lengths, options);
   for (size_t b = 0; b < 40; ++b) EXPECT_TRUE(contains(found[b][0].tokens, wish)) << b;
 }
@@ -486,6 +493,70 @@ TEST(BeamSearchTest, TheCoveragePenaltyWantsAllOfTheSourceRead) {
   const Hypothesis best = beam_search(model, sources.ids, sources.lengths, options)[0][0];
   EXPECT_EQ(best.tokens, (std::vector<int>{4, kEos}));
   EXPECT_NEAR(best.score, std::log(0.4) / 2, 1e-5);  // both positions looked at: no penalty
+}
+
+// Position 1 of the source is looked at in the steps that read these tokens.
+class PointingModel : public ToldModel {
+ public:
+  explicit PointingModel(std::vector<int64_t> tokens) : ToldModel(8), tokens_(std::move(tokens)) {}
+  Tensor alignment(State& given) override {
+    auto& state = static_cast<Made&>(given);
+    Tensor result = torch::zeros({static_cast<int64_t>(state.fed.size()), state.width});
+    for (size_t i = 0; i < state.fed.size(); ++i) {
+      const bool there = std::count(tokens_.begin(), tokens_.end(), state.fed[i]) > 0;
+      result[static_cast<int64_t>(i)][there ? 1 : 0] = 1;
+    }
+    return result;
+  }
+
+ private:
+  std::vector<int64_t> tokens_;
+};
+
+// 5 is what the model takes for the translation of the source's second word; 7 is required in its place.
+TEST(BeamSearchTest, RequiredTextTakesTheSourceWordsPlace) {
+  for (const bool next : {false, true}) {
+    PointingModel model(next ? std::vector<int64_t>{5, 7} : std::vector<int64_t>{4});
+    model.set_alignment({-1, -1, next});
+    model.tell({}, {{4, 1}});
+    model.tell({4}, {{5, 0.99}, {7, 0.01}});
+    model.tell({4, 5}, {{kEos, 0.98}, {7, 0.02}});
+    model.tell({4, 5, 7}, {{kEos, 1}});
+    model.tell({4, 7}, {{kEos, 1}});
+    Sources sources = sources_of(1);
+    sources.lengths = {2};
+    BeamOptions options{.beam = 3, .length_penalty = 0, .max_steps = {6}};
+    options.required = {{Constraint{{{7}}}}};
+    EXPECT_EQ(beam_search(model, sources.ids, sources.lengths, options)[0][0].tokens, (std::vector<int>{4, 5, 7, kEos}))
+        << "of no known place: where the model likes it best";
+    options.required[0][0].from = 1;
+    options.required[0][0].to = 2;
+    const Hypothesis best = beam_search(model, sources.ids, sources.lengths, options)[0][0];
+    EXPECT_EQ(best.tokens, (std::vector<int>{4, 7, kEos})) << next;
+    EXPECT_NEAR(best.log_probability, std::log(0.01), 1e-5) << "the model's, whatever the place";
+  }
+}
+
+TEST(BeamSearchTest, NoWordGrowsOntoWhatStandsApart) {
+  ToldModel model(9);  // 4 and 5 are letters, 6 is a space and letters, 7 the required text, 8 the same behind a space
+  model.tell({}, {{4, 1}});
+  model.tell({4}, {{7, 0.9}, {8, 0.05}, {6, 0.05}});
+  model.tell({4, 6}, {{kEos, 1}});
+  for (const int text : {7, 8}) {
+    model.tell({4, text}, {{5, 0.9}, {6, 0.1}});
+    model.tell({4, text, 5}, {{kEos, 1}});
+    model.tell({4, text, 6}, {{kEos, 1}});
+  }
+  Sources sources = sources_of(1);
+  BeamOptions options{.beam = 2, .length_penalty = 0, .max_steps = {4}};
+  options.required = {{Constraint{{{8}, {7}}}}};
+  EXPECT_EQ(beam_search(model, sources.ids, sources.lengths, options)[0][0].tokens, (std::vector<int>{4, 7, 5, kEos}));
+  Joints joints{std::vector<bool>(9, false), std::vector<bool>(9, false)};
+  for (const size_t letters : {4, 5}) joints.begins[letters] = joints.ends[letters] = true;
+  joints.ends[6] = true;
+  options.joints = &joints;
+  options.required[0][0].apart = true;
+  EXPECT_EQ(beam_search(model, sources.ids, sources.lengths, options)[0][0].tokens, (std::vector<int>{4, 8, 6, kEos}));
 }
 
 TEST(BeamSearchTest, FinishedSentencesCostNothing) {
@@ -617,13 +688,14 @@ TEST_P(TranslatorTest, IsBeamSearchWithTextAroundIt) {
 TEST_P(TranslatorTest, RequiredTextNBestAndConfidence) {
   const Translator t = translator();
   const std::string sentence = "a woman in red sleeps under a tree.";
-  const std::vector<Request> requests = {{sentence}, {sentence, {"%s", "snow man", "%s"}}, {"two dogs", {"%d%%"}}};
+  const std::vector<Request> requests = {
+      {sentence}, {sentence, {Required{"%s"}, Required{"snow man"}, Required{"%s"}}}, {"two dogs", {Required{"%d%%"}}}};
   const auto found = t.translate(requests, {.beam = 4, .nbest = 3, .max_length = 40});
   EXPECT_EQ(found[0].text, t.translate(std::vector<std::string>{sentence}, {.beam = 4, .max_length = 40})[0].text)
       << "what others require is nothing to this one";
   for (size_t i = 1; i < 3; ++i) {
     EXPECT_TRUE(found[i].missing.empty()) << found[i].text;
-    for (const std::string& each : requests[i].required) EXPECT_NE(found[i].text.find(each), std::string::npos);
+    for (const Required& each : requests[i].required) EXPECT_NE(found[i].text.find(each.text), std::string::npos);
   }
   EXPECT_NE(found[1].text.find("%s", found[1].text.find("%s") + 1), std::string::npos) << "twice";
   ASSERT_EQ(found[0].alternatives.size(), 2u);
@@ -633,7 +705,8 @@ TEST_P(TranslatorTest, RequiredTextNBestAndConfidence) {
   // With a length penalty of 1 the score is the mean of the log-probabilities.
   EXPECT_NEAR(found[0].confidence, std::exp(found[0].score), 1e-6);
   // What cannot be made to occur is told: there is no room for it.
-  const auto cut = t.translate(std::vector<Request>{{sentence, {"snow man"}}}, {.beam = 2, .max_length = 1})[0];
+  const auto cut =
+      t.translate(std::vector<Request>{{sentence, {Required{"snow man"}}}}, {.beam = 2, .max_length = 1})[0];
   EXPECT_EQ(cut.missing, (std::vector<std::string>{"snow man"}));
   EXPECT_THROW(t.translate(requests, {.beam = 2, .nbest = 3}), Error);
 }

@@ -189,8 +189,28 @@ TEST(Passages, RequiredTextsAreAskedFor) {
   options.terms = &terms;
   const Rendering r = render_one({"Open file %s with --prefix, %s", {}, {}}, engine, options);
   ASSERT_EQ(asked.size(), 1u);
-  EXPECT_EQ(asked[0].required, (Texts{"%s", "--prefix", "%s", "Datei"})) << "no term inside a placeholder";
+  EXPECT_EQ(asked[0].required,
+            (std::vector<Required>{
+                {"%s", 10, 12, true}, {"--prefix", 18, 26, false}, {"%s", 28, 30, true}, {"Datei", 5, 9, true}}))
+      << "no term inside a placeholder";
   EXPECT_EQ(r.missing_terms, Texts{"Datei"});
+}
+
+TEST(Passages, RequiredTextsKnowWhereTheyStand) {
+  std::vector<Task> asked;
+  const Engine engine = [&](std::span<const Task> tasks) {
+    asked.assign(tasks.begin(), tasks.end());
+    return good_engine()(tasks);
+  };
+  Passage passage{"Open %d file%s now <b>fast</b>", {}, {}};
+  passage.prefix = ">>deu<< ";
+  render_one(passage, engine, {});
+  ASSERT_EQ(asked.size(), 1u);
+  for (const Required& each : asked[0].required) {
+    EXPECT_EQ(asked[0].text.substr(each.begin, each.end - each.begin), each.text) << "the prefix counts";
+    EXPECT_EQ(each.apart, each.text == "%d") << each.text << ": what is touched in the source may be";
+  }
+  EXPECT_EQ(asked[0].required.size(), 4u);
 }
 
 TEST(Passages, ATranslationWithAllTermsComesFirst) {

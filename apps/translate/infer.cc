@@ -9,6 +9,7 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <tuple>
 #include <utility>
 
 #include "apps/translate/marian.h"
@@ -44,6 +45,28 @@ void check(const SearchOptions& options) {
     throw Error("coverage_penalty is " + std::to_string(options.coverage_penalty) + "; it must be 0 or more");
 }
 
+// Letters of scripts that put spaces between words and nothing but punctuation between a word and a suffix that is not
+// its own: up to Armenian. Chinese puts no spaces, Korean adds its particles to whatever stands before.
+bool joins(char32_t c) { return (c >= U'0' && c <= U'9') || (c < 0x590 && is_letter(c)); }
+
+Joints joints_of(const Vocab& vocab) {
+  Joints joints;
+  for (int id = 0; id < vocab.size(); ++id) {
+    const std::string piece = vocab.piece(id);
+    if (piece.size() == 6 && piece.starts_with("<0x")) {  // one byte of a character that has no piece
+      const auto byte = static_cast<unsigned char>(std::stoi(piece.substr(3, 2), nullptr, 16));
+      const bool ascii = byte < 0x80 && joins(byte);
+      joints.begins.push_back(ascii || (byte >= 0xC3 && byte <= 0xD5));  // U+00C0 to U+057F
+      joints.ends.push_back(ascii);
+      continue;
+    }
+    const std::u32string text = decode_utf8(piece);
+    joints.begins.push_back(!text.empty() && joins(text.front()));
+    joints.ends.push_back(!text.empty() && joins(text.back()));
+  }
+  return joints;
+}
+
 // A sentence on its way through the search.
 struct Source {
   std::vector<int> ids;              // with </s>; empty for a sentence without pieces
@@ -58,7 +81,7 @@ struct Source {
 Constraint constraint(const Vocab& vocab, const std::string& text) {
   const std::vector<int> ids = vocab.encode(text);
   if (ids.empty()) return {};
-  Constraint spellings{ids};
+  Constraint result{{ids}};
   static const std::string space = "\u2581";
   const auto first = static_cast<unsigned char>(text.front());
   std::string piece = vocab.piece(ids.front());
@@ -66,9 +89,31 @@ Constraint constraint(const Vocab& vocab, const std::string& text) {
     piece.erase(0, space.size());
     std::vector<int> glued(ids.begin() + 1, ids.end());
     if (!piece.empty()) glued.insert(glued.begin(), vocab.id(piece));
-    if (!glued.empty() && (piece.empty() || vocab.piece(glued.front()) == piece)) spellings.push_back(std::move(glued));
+    if (!glued.empty() && (piece.empty() || vocab.piece(glued.front()) == piece))
+      result.spellings.push_back(std::move(glued));
   }
-  return spellings;
+  return result;
+}
+
+// The pieces that bytes begin to end of the text have become. Their lengths are counted in pieces' letters, since the
+// vocabulary changes the text before it cuts it.
+std::pair<int64_t, int64_t> places(const Vocab& vocab, const std::vector<int>& ids, const std::string& before,
+                                   const std::string& through) {
+  const auto length = [&vocab](const std::vector<int>& of) {
+    size_t sum = 0;
+    for (const int id : of) sum += vocab.piece(id).size();
+    return sum;
+  };
+  const size_t begin = length(vocab.encode(before)), end = length(vocab.encode(through));
+  int64_t from = 0, to = 0;
+  size_t at = 0;
+  for (const int id : ids) {
+    const size_t next = at + vocab.piece(id).size();
+    if (next <= begin) ++from;
+    if (at < end) ++to;
+    at = next;
+  }
+  return {std::min(from, to), to};
 }
 
 Source read(const Vocab& vocab, const Vocab& target, const ModelConfig& config, const Request& request, int64_t beam) {
@@ -79,22 +124,27 @@ Source read(const Vocab& vocab, const Vocab& target, const ModelConfig& config, 
   source.left_out = std::max<int64_t>(0, pieces + 1 - config.max_positions);
   source.ids.resize(static_cast<size_t>(pieces - source.left_out));
   source.ids.push_back(static_cast<int>(config.tokens.eos));
-  for (const std::string& required : request.required) {
-    Constraint spellings = constraint(target, text(required));
-    const bool known =
-        !spellings.empty() && std::find(spellings[0].begin(), spellings[0].end(), target.unk()) == spellings[0].end();
-    if (!known) continue;
-    source.required_tokens += static_cast<int64_t>(spellings[0].size());
-    source.required.push_back(std::move(spellings));
+  for (const Required& required : request.required) {
+    Constraint wanted = constraint(target, text(required.text));
+    if (wanted.spellings.empty()) continue;
+    const std::vector<int>& first = wanted.spellings[0];
+    if (std::find(first.begin(), first.end(), target.unk()) != first.end()) continue;
+    source.required_tokens += static_cast<int64_t>(first.size());
+    wanted.apart = required.apart;
+    if (required.begin < required.end && required.end <= request.text.size()) {
+      std::tie(wanted.from, wanted.to) = places(vocab, source.ids, text(request.text.substr(0, required.begin)),
+                                                text(request.text.substr(0, required.end)));
+    }
+    source.required.push_back(std::move(wanted));
   }
   source.beam = std::max(beam, std::min<int64_t>(kWidest, source.required_tokens + 1));
   return source;
 }
 
 // What does not occur in a text as often as it is listed.
-std::vector<std::string> missing_from(const std::string& text, const std::vector<std::string>& required) {
+std::vector<std::string> missing_from(const std::string& text, const std::vector<Required>& required) {
   std::map<std::string, int64_t> wanted;
-  for (const std::string& each : required) ++wanted[each];
+  for (const Required& each : required) ++wanted[each.text];
   std::vector<std::string> missing;
   for (const auto& [each, times] : wanted) {
     int64_t found = 0;
@@ -172,6 +222,10 @@ std::vector<Translation> Translator::translate(std::span<const Request> requests
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
     return std::pair(sources[a].beam, sources[a].ids.size()) > std::pair(sources[b].beam, sources[b].ids.size());
   });
+  const bool apart = std::any_of(sources.begin(), sources.end(), [](const Source& source) {
+    return std::any_of(source.required.begin(), source.required.end(), [](const Constraint& c) { return c.apart; });
+  });
+  const Joints joints = apart ? joints_of(*target_) : Joints();
   auto done = static_cast<int64_t>(requests.size() - order.size());
   if (progress && done > 0) progress(done);
 
@@ -207,6 +261,7 @@ std::vector<Translation> Translator::translate(std::span<const Request> requests
     beam.length_penalty = options.length_penalty;
     beam.coverage_penalty = options.coverage_penalty;
     beam.attention = options.attention;
+    if (apart) beam.joints = &joints;
     std::vector<int64_t> lengths;
     bool constrained = false;
     torch::Tensor ids = torch::full({static_cast<int64_t>(end - begin), longest}, config.tokens.pad, torch::kInt64);

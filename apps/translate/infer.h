@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "apps/translate/model.h"
+#include "apps/translate/required.h"
 #include "apps/translate/vocab.h"
 
 namespace heed::translate {
@@ -16,7 +17,7 @@ namespace heed::translate {
 // What to translate: a line of text, and what its translation must contain.
 struct Request {
   std::string text;
-  std::vector<std::string> required = {};  // each must occur, as often as it is listed: terms, placeholders
+  std::vector<Required> required = {};  // each must occur, as often as it is listed: terms, placeholders
 };
 
 struct SearchOptions {
@@ -33,7 +34,8 @@ struct SearchOptions {
 
 struct Translation {
   std::string text;
-  double score = 0;                           // as SearchOptions::length_penalty says, minus the coverage penalty
+  double score = 0;                           // as SearchOptions::length_penalty says, minus the coverage penalty; of
+                                              // required text also how well it is placed (search.h)
   double confidence = 0;                      // geometric mean of the tokens' probabilities, 0 to 1
   std::vector<std::string> source_pieces;     // with the final </s>
   std::vector<std::string> target_pieces;     // with the final </s>, if it was reached

@@ -9,7 +9,16 @@
 namespace heed::translate {
 
 // Tokens that a translation must contain one after another, in one of several spellings.
-using Constraint = std::vector<std::vector<int>>;
+struct Constraint {
+  std::vector<std::vector<int>> spellings;
+  int64_t from = 0, to = 0;  // the source positions whose translation they are; equal: nothing is known of it
+  bool apart = false;        // no word may go on into them or out of them: BeamOptions::joints
+};
+
+// Whether a token begins and ends as a word's inside does, by token: "ern" does both, "▁Haus" ends so, "." neither.
+struct Joints {
+  std::vector<bool> begins, ends;
+};
 
 struct BeamOptions {
   int64_t beam = 4;
@@ -18,6 +27,7 @@ struct BeamOptions {
   double coverage_penalty = 0;          // times the sum over the source of log(min(1, attention it received)); 0: off
   std::vector<int64_t> max_steps = {};  // per sentence, at least 1: tokens at most, with the end
   std::vector<std::vector<Constraint>> required = {};  // per sentence; empty: none has any
+  const Joints* joints = nullptr;                      // of the tokens, if a constraint is `apart`
   bool attention = false;                              // also Hypothesis::attention
 };
 
@@ -40,7 +50,9 @@ struct Hypothesis {
 // A sentence with required tokens is searched by dynamic beam allocation (Post & Vilar 2018): the next token of what is
 // missing is always among the continuations, the beam is shared evenly by how many of the required tokens a hypothesis
 // has, and none may end before it has all. A beam of one more than these tokens gives each number its share; callers
-// see to that. Whoever reaches max_steps before is returned as it is.
+// see to that. Whoever reaches max_steps before is returned as it is. Where a constraint knows its source positions,
+// hypotheses are also ranked by how well the model's attention, alignment() again, fits: a token that begins a
+// constraint should look there, every other one elsewhere. Without this required text ends up behind the sentence.
 //
 // Throws heed::Error if the model's outputs are not numbers.
 std::vector<std::vector<Hypothesis>> beam_search(Model& model, const torch::Tensor& source,

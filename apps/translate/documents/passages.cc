@@ -2,6 +2,7 @@
 #include "apps/translate/documents/passages.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <iterator>
 #include <map>
@@ -72,6 +73,12 @@ std::vector<std::string> lacking(std::string_view text, const std::vector<std::s
   return missing;
 }
 
+std::vector<std::string> texts_of(std::span<const Required> required) {
+  std::vector<std::string> texts;
+  for (const Required& each : required) texts.push_back(each.text);
+  return texts;
+}
+
 std::u32string folded(std::string_view text) {
   std::u32string out;
   for (const char32_t c : decode_utf8(text)) {
@@ -84,8 +91,8 @@ std::u32string folded(std::string_view text) {
 bool has_accelerator(std::string text, const Formats& formats) { return take_accelerator(text, formats).has_value(); }
 
 // A model of lower-cased text writes $home for $HOME: gives what is required its capitals back.
-void restore_capitals(std::string& text, const std::vector<std::string>& required) {
-  for (const std::string& each : lacking(text, required)) {
+void restore_capitals(std::string& text, const std::vector<Required>& required) {
+  for (const std::string& each : lacking(text, texts_of(required))) {
     const std::u32string all = folded(text), wanted = folded(each);
     std::u32string characters = decode_utf8(text);
     const std::u32string exact = decode_utf8(each);
@@ -119,7 +126,7 @@ class Questions {
  public:
   size_t add(Task task) {
     std::string key = task.text;
-    for (const std::string& each : task.required) key += '\0' + each;
+    for (const Required& each : task.required) key += '\0' + each.text;
     const auto [it, fresh] = index_.try_emplace(std::move(key), tasks_.size());
     if (fresh) tasks_.push_back(std::move(task));
     return it->second;
@@ -262,25 +269,49 @@ class Renderer {
     if (options_.placeholders) part.placeholders = find_placeholders(text, passage.formats);
     part.copied = is_blob(text) || (options_.placeholders && !has_words(text, part.placeholders));
     if (!part.copied) {
-      Task task{passage.prefix + text, texts(text, part.placeholders)};
-      part.terms = terms_of(text, part.placeholders);
-      task.required.insert(task.required.end(), part.terms.begin(), part.terms.end());
-      part.question = first_.add(std::move(task));
+      const std::vector<Required> terms = terms_in(text, part.placeholders);
+      part.terms = texts_of(terms);
+      Task task{passage.prefix + text, {}};
+      for (const Placeholder& each : part.placeholders) task.required.push_back(must_stay(text, each));
+      task.required.insert(task.required.end(), terms.begin(), terms.end());
+      part.question = first_.add(behind(passage.prefix, std::move(task)));
     }
     segment.parts.push_back(parts_.size());
     segment.spaces.push_back(space);
     parts_.push_back(std::move(part));
   }
 
-  std::vector<std::string> terms_of(const std::string& text, std::span<const Placeholder> placeholders) const {
-    std::vector<std::string> targets;
+  std::vector<Required> terms_in(const std::string& text, std::span<const Placeholder> placeholders) const {
+    std::vector<Required> targets;
     if (options_.terms == nullptr) return targets;
     for (const TermMatch& match : options_.terms->find(text)) {
       const bool free = std::none_of(placeholders.begin(), placeholders.end(),
                                      [&](const Placeholder& p) { return match.begin < p.end && p.begin < match.end; });
-      if (free) targets.push_back(match.term->target);
+      if (free) targets.push_back({match.term->target, match.begin, match.end, true});
     }
     return targets;
+  }
+
+  static Required must_stay(const std::string& text, const Placeholder& placeholder) {
+    const auto is_word = [&text](size_t at) {
+      const auto c = at < text.size() ? static_cast<unsigned char>(text[at]) : 0;
+      return c >= 0x80 || std::isalnum(c) != 0;
+    };
+    // <b>words</b> are touched, and a name or path that has grown is another one, which intact() sees.
+    const bool directive =
+        placeholder.kind == Placeholder::Kind::printf || placeholder.kind == Placeholder::Kind::brace;
+    const bool touched = (placeholder.begin > 0 && is_word(placeholder.begin - 1)) || is_word(placeholder.end);
+    return {text.substr(placeholder.begin, placeholder.end - placeholder.begin), placeholder.begin, placeholder.end,
+            directive && !touched};
+  }
+
+  // The task with the prefix that its text has got taken into account.
+  static Task behind(const std::string& prefix, Task task) {
+    for (Required& each : task.required) {
+      each.begin += prefix.size();
+      each.end += prefix.size();
+    }
+    return task;
   }
 
   // ---- Steps 2 and 3: translations ----
@@ -370,8 +401,9 @@ class Renderer {
       piece.after = text.substr(begin + words.size());
       if (has_words(piece.text, {})) {
         piece.asked = true;
-        piece.terms = terms_of(piece.text, {});
-        piece.question = second_.add({passage.prefix + piece.text, piece.terms});
+        const std::vector<Required> terms = terms_in(piece.text, {});
+        piece.terms = texts_of(terms);
+        piece.question = second_.add(behind(passage.prefix, {passage.prefix + piece.text, terms}));
       }
       part.pieces.push_back(std::move(piece));
     };

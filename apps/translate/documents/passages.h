@@ -26,13 +26,14 @@
 
 #include "apps/translate/documents/placeholders.h"
 #include "apps/translate/documents/terms.h"
+#include "apps/translate/required.h"
 
 namespace heed::translate {
 
 // What is asked of a model, and what it answers. Like Request and Translation (infer.h), which need LibTorch.
 struct Task {
   std::string text;
-  std::vector<std::string> required = {};
+  std::vector<Required> required = {};
 };
 struct Candidate {
   std::string text;

@@ -42,7 +42,6 @@ struct Formats {
 // From left to right, without overlaps.
 std::vector<Placeholder> find_placeholders(std::string_view text, const Formats& formats = {});
 
-// The texts of these, as Request::required takes them.
 std::vector<std::string> texts(std::string_view text, std::span<const Placeholder> placeholders);
 
 // Those of them that take their values from a list (%s, not %1$s), so that their order counts.
