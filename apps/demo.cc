@@ -14,6 +14,7 @@
 #include "apps/program.h"
 #include "apps/progress.h"
 #include "apps/terminal.h"
+#include "apps/translate/boxed_model.h"
 #include "apps/translate/commands.h"
 #include "apps/translate/debian.h"
 #include "apps/translate/infer.h"
@@ -32,6 +33,8 @@ constexpr int kFewestWords = 3, kMostWords = 10;
 constexpr double kTest = 1000;  // pairs, about: enough for BLEU to stand still, few enough to translate in seconds
 constexpr double kValidation = 500;
 constexpr int kBeam = 4;
+// What was held out of the messages that models/en-de learned from, by the same split (its README.md says so).
+constexpr double kHeldOutOfTheBox = 0.015;
 constexpr int64_t kValidateEvery = 75;  // steps: some twenty points on the curve
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -185,11 +188,34 @@ class Demo {
 
   void measure() {
     translator_ = std::make_unique<translate::Translator>(translate::Translator::load(train_.out));
-    const std::vector<std::string> sources = sources_of(test_pairs_), references = targets_of(test_pairs_);
+    if (const std::string boxed = translate::boxed_model(); !boxed.empty()) {
+      boxed_ = std::make_unique<translate::Translator>(translate::Translator::load(boxed));
+    }
+    score("Heed, trained just now", *translator_, test_pairs_, page_.scores);
+    page_.scores.push_back(scored("Copying the source", sources_of(test_pairs_), test_pairs_));
+    print_scores(page_.scores, count(test_pairs_.size()) + " held-out messages");
+    if (boxed_ == nullptr) return;
+    // The model in the box has learned from messages, too, but not from these.
+    unseen_ = translate::split_pairs(test_pairs_, kHeldOutOfTheBox).held_out;
+    if (unseen_.empty()) return;
+    score("Heed, trained just now", *translator_, unseen_, page_.boxed_scores);
+    score("The model in the box", *boxed_, unseen_, page_.boxed_scores);
+    print_scores(page_.boxed_scores, "the " + count(unseen_.size()) + " of them that models/en-de has not seen either");
+  }
+
+  static PageScore scored(const std::string& name, const std::vector<std::string>& texts,
+                          std::span<const translate::Pair> pairs) {
+    const std::vector<std::string> references = targets_of(pairs);
+    return {name, translate::bleu(texts, references).score, translate::chrf(texts, references)};
+  }
+
+  void score(const std::string& name, const translate::Translator& translator, std::span<const translate::Pair> pairs,
+             std::vector<PageScore>& scores) const {
+    const std::vector<std::string> sources = sources_of(pairs);
     const double start = now();
     Progress bar("Translating");
     std::vector<std::string> outputs;
-    for (translate::Translation& t : translator_->translate(sources, {.beam = kBeam}, [&](int64_t done) {
+    for (translate::Translation& t : translator.translate(sources, {.beam = kBeam}, [&](int64_t done) {
            const double share = static_cast<double>(done) / static_cast<double>(sources.size());
            bar.update([&] {
              return ProgressState{
@@ -199,34 +225,38 @@ class Demo {
       outputs.push_back(std::move(t.text));
     }
     const double seconds = now() - start;
-    const auto score = [&](const std::string& name, const std::vector<std::string>& texts) {
-      page_.scores.push_back({name, translate::bleu(texts, references).score, translate::chrf(texts, references)});
-    };
-    score("Heed", outputs);
-    score("Copying the source", sources);
+    scores.push_back(scored(name, outputs, pairs));
     bar.done(count(sources.size()) + " sentences in " + duration(seconds) + ", " +
              fixed(static_cast<double>(sources.size()) / std::max(seconds, 1e-9), 1) + " a second, beam " +
              std::to_string(kBeam));
-    std::string table = pad_right("", 22) + "  BLEU    chrF\n";
-    for (const PageScore& s : page_.scores) {
+  }
+
+  static void print_scores(std::span<const PageScore> scores, const std::string& of) {
+    std::string table = pad_right("", 22) + "  BLEU    chrF   on " + of + "\n";
+    for (const PageScore& s : scores) {
       table += pad_right(s.name, 22) + pad_left(fixed(s.bleu, 2), 6) + pad_left(fixed(s.chrf, 2), 8) + "\n";
     }
     print("\n" + table);
   }
 
   void show_examples() {
-    const std::vector<translate::Pair> examples = choose_examples(test_pairs_, kExamples);
+    // Those that neither model has seen, if there are two and so many.
+    boxed_shown_ = boxed_ != nullptr && choose_examples(unseen_, kExamples).size() == kExamples;
+    const std::vector<translate::Pair> examples = choose_examples(boxed_shown_ ? unseen_ : test_pairs_, kExamples);
     const std::vector<translate::Translation> translations =
         translator_->translate(sources_of(examples), {.beam = kBeam, .attention = true});
+    std::vector<translate::Translation> boxed;
+    if (boxed_shown_) boxed = boxed_->translate(sources_of(examples), {.beam = kBeam});
     for (size_t i = 0; i < examples.size(); ++i) {
       const translate::Translation& t = translations[i];
-      page_.translations.push_back(
-          {examples[i].source, examples[i].target, t.text, t.source_pieces, t.target_pieces, t.attention});
+      page_.translations.push_back({examples[i].source, examples[i].target, t.text, t.source_pieces, t.target_pieces,
+                                    t.attention, boxed_shown_ ? boxed[i].text : ""});
       const auto line = [&](const char* name, const std::string& text) {
         print("  " + style_.faint(pad_right(name, 12)) + printable(text, terminal_.unicode) + "\n");
       };
       line("source", examples[i].source);
       print("  " + style_.faint(pad_right("Heed", 12)) + style_.bold(printable(t.text, terminal_.unicode)) + "\n");
+      if (boxed_shown_) line("in the box", boxed[i].text);
       line("reference", examples[i].target);
       print("\n");
     }
@@ -247,9 +277,14 @@ class Demo {
         "BLEU (13a, mixed case) and chrF2 as sacrebleu computes them, from 0 to 100, more is better. Copying the "
         "source "
         "scores above zero because names and numbers stay.";
+    page_.boxed_note =
+        "On the " + count(unseen_.size()) +
+        " of these messages that models/en-de, the model that comes with Heed, has not learned from either. It is a "
+        "Transformer and has seen more and longer; its README.md says what. `heed translate \"...\"` uses it.";
     page_.translations_note = "The first " + std::to_string(examples) + " held-out messages of " +
                               std::to_string(kFewestWords) + " to " + std::to_string(kMostWords) +
-                              " words in the order of a hash of their text: nobody picked them.";
+                              " words in the order of a hash of their text: nobody picked them." +
+                              (boxed_shown_ ? " Neither model has learned from one of them." : "");
     std::vector<PageFact> facts = {
         {"Model", "two-way GRU, additive attention, GRU (Bahdanau, Cho, Bengio 2015)"},
         {"Parameters", thousands(result_.parameters)},
@@ -278,7 +313,9 @@ class Demo {
   std::vector<translate::Pair> train_pairs_, validation_pairs_, test_pairs_;
   translate::TrainOptions train_;
   translate::TrainResult result_;
-  std::unique_ptr<translate::Translator> translator_;
+  std::unique_ptr<translate::Translator> translator_, boxed_;
+  bool boxed_shown_ = false;
+  std::vector<translate::Pair> unseen_;  // of test_pairs_, those the boxed model has not learned from
 };
 
 }  // namespace

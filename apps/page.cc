@@ -104,7 +104,9 @@ std::string translations_html(const Page& page) {
              (text.empty() ? "<em>nothing</em>" : escape_html(text)) + "</dd>\n";
     };
     out += "<article class=\"pair\">\n<dl>\n" + row("Source", "source", t.source, "") +
-           row("Translation", "output", t.output, "") + row("Reference", "reference", t.reference, "") + "</dl>\n";
+           row("Translation", "output", t.output, "") +
+           (t.boxed.empty() ? "" : row("The model in the box", "boxed", t.boxed, "")) +
+           row("Reference", "reference", t.reference, "") + "</dl>\n";
     if (!t.attention.empty()) out += heat_map(t);
     out += "</article>\n";
   }
@@ -214,16 +216,22 @@ std::string curve_html(const Page& page) {
 
 // ---- Scores and facts ----
 
-std::string scores_html(const Page& page) {
-  if (page.scores.empty()) return "";
+std::string score_table(const std::vector<PageScore>& scores, const std::string& note) {
+  if (scores.empty()) return "";
   std::string out =
-      "<section>\n<h2>How good it is</h2>\n<table class=\"scores\"><thead><tr><th></th><th scope=\"col\">BLEU</th>"
+      "<table class=\"scores\"><thead><tr><th></th><th scope=\"col\">BLEU</th>"
       "<th scope=\"col\">chrF</th></tr></thead>\n<tbody>\n";
-  for (const PageScore& s : page.scores) {
+  for (const PageScore& s : scores) {
     out += "<tr><th scope=\"row\">" + escape_html(s.name) + "</th><td>" + number(s.bleu, 1) + "</td><td>" +
            number(s.chrf, 1) + "</td></tr>\n";
   }
-  return out + "</tbody></table>\n<p class=\"note\">" + escape_html(page.scores_note) + "</p>\n</section>\n";
+  return out + "</tbody></table>\n<p class=\"note\">" + escape_html(note) + "</p>\n";
+}
+
+std::string scores_html(const Page& page) {
+  if (page.scores.empty()) return "";
+  return "<section>\n<h2>How good it is</h2>\n" + score_table(page.scores, page.scores_note) +
+         score_table(page.boxed_scores, page.boxed_note) + "</section>\n";
 }
 
 std::string facts_html(const Page& page) {

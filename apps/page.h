@@ -16,6 +16,7 @@ struct PageTranslation {
   std::string source, reference, output;
   std::vector<std::string> source_pieces, output_pieces;  // SentencePiece's, "▁" before the first of a word
   std::vector<std::vector<float>> attention;              // [output_pieces][source_pieces], rows sum to 1
+  std::string boxed = {};                                 // by the model in the box; empty: there is none
 };
 
 struct PagePoint {
@@ -34,10 +35,12 @@ struct PageFact {
 };
 
 struct Page {
-  std::string title;              // "English to German, learned in 4 minutes"
-  std::string lead;               // a paragraph under it
-  std::vector<PageScore> scores;  // ours first
-  std::string scores_note;        // what was measured on what
+  std::string title;                         // "English to German, learned in 4 minutes"
+  std::string lead;                          // a paragraph under it
+  std::vector<PageScore> scores;             // ours first
+  std::string scores_note;                   // what was measured on what
+  std::vector<PageScore> boxed_scores = {};  // the model in the box beside ours, on what neither has seen
+  std::string boxed_note = {};
   std::vector<PageTranslation> translations;
   std::string translations_note;  // how they were chosen
   std::vector<PagePoint> curve;   // in order of time; with fewer than two points it is left out

@@ -13,6 +13,7 @@ import ctranslate2
 import sentencepiece
 import torch
 import transformers
+from ctranslate2.converters.transformers import BartLoader, MarianMTLoader, register_loader
 
 
 class Text:
@@ -104,20 +105,43 @@ class Transformers:
         return time.perf_counter() - start
 
 
+class StartTokenLoader(MarianMTLoader):
+    """For models that start the decoder with a token that has an embedding, as Heed's do: CTranslate2's own loader takes
+    every Marian model to start from zeros with <pad> as the last piece. What must never be said is suppressed below."""
+
+    def get_vocabulary(self, model, tokenizer):
+        return BartLoader.get_vocabulary(self, model, tokenizer)
+
+    def set_config(self, config, model, tokenizer):
+        super().set_config(config, model, tokenizer)
+        config.decoder_start_token = tokenizer.convert_ids_to_tokens(model.config.decoder_start_token_id)
+
+    def set_decoder(self, spec, decoder):
+        super().set_decoder(spec, decoder)
+        spec.start_from_zero_embedding = False
+
+    def _remove_pad_weights(self, spec):
+        pass
+
+
 class CTranslate2:
     name = f"CTranslate2 {ctranslate2.__version__}"
 
-    def __init__(self, folder, lines, arguments, compute_type="float32"):
+    def __init__(self, folder, lines, arguments, compute_type="float32", workers=1):
         self.text, self.arguments = Text(folder), arguments
         target = tempfile.mkdtemp() + "/ct2"
+        if self.text.config["decoder_start_token_id"] != self.text.pad:
+            register_loader("MarianConfig")(StartTokenLoader)
+        self.never = [[self.text.pieces[i]] for i in {self.text.pad, self.text.config["decoder_start_token_id"]}]
         ctranslate2.converters.TransformersConverter(str(folder)).convert(target)
-        self.translator = ctranslate2.Translator(target, device="cpu", inter_threads=1,
-                                                 intra_threads=arguments.threads, compute_type=compute_type)
+        self.translator = ctranslate2.Translator(target, device="cpu", inter_threads=workers,
+                                                 intra_threads=arguments.threads // workers, compute_type=compute_type)
         self.lines = [[self.text.pieces[i] for i in self.text.encode(line)] for line in lines]
 
     def translate(self):
         return self.translator.translate_batch(self.lines, beam_size=self.arguments.beam, length_penalty=1.0,
-                                               max_decoding_length=256, max_batch_size=self.arguments.batch)
+                                               max_decoding_length=256, max_batch_size=self.arguments.batch,
+                                               suppress_sequences=self.never)
 
     def tokens(self):
         return [result.hypotheses[0] + ["</s>"] for result in self.translate()]
@@ -128,11 +152,18 @@ class CTranslate2:
         return time.perf_counter() - start
 
 
-class CTranslate2Int8(CTranslate2):
-    name = CTranslate2.name + " int8"
+class CTranslate2Workers(CTranslate2):
+    name = CTranslate2.name + ", a thread for each batch"
 
     def __init__(self, folder, lines, arguments):
-        super().__init__(folder, lines, arguments, "int8")
+        super().__init__(folder, lines, arguments, workers=arguments.threads)
+
+
+class CTranslate2Int8(CTranslate2):
+    name = CTranslate2Workers.name + ", int8"
+
+    def __init__(self, folder, lines, arguments):
+        super().__init__(folder, lines, arguments, "int8", arguments.threads)
 
 
 def main():
@@ -148,7 +179,7 @@ def main():
     lines = [line for line in arguments.source.read_text().splitlines() if line.strip()][:arguments.sentences]
 
     programs = []
-    for make in (Heed, Transformers, CTranslate2, CTranslate2Int8):
+    for make in (Heed, Transformers, CTranslate2, CTranslate2Workers, CTranslate2Int8):
         try:
             programs.append(make(arguments.model, lines, arguments))
         except Exception as error:  # a peer that cannot read the model costs only its own row
@@ -162,12 +193,12 @@ def main():
     ours = statistics.median(times[Heed.name])
     print(f"{len(lines)} sentences, beam {arguments.beam}, {arguments.threads} threads, {arguments.rounds} rounds in turns, "
           f"load {os.getloadavg()[0]:.1f}")
-    print(f"{'':44}{'sentences/s':>12}{'spread':>8}{'Heed is':>10}{'same tokens':>14}")
+    print(f"{'':52}{'sentences/s':>12}{'spread':>8}{'Heed is':>10}{'same tokens':>14}")
     for program in programs:
         of = times[program.name]
         median = statistics.median(of)
         same = sum(a == b for a, b in zip(tokens[Heed.name], tokens[program.name]))
-        print(f"{program.name:44}{len(lines) / median:12.1f}{max(of) / min(of):8.2f}{median / ours:9.2f}x"
+        print(f"{program.name:52}{len(lines) / median:12.1f}{max(of) / min(of):8.2f}{median / ours:9.2f}x"
               f"{same:7} / {len(lines)}")
 
 

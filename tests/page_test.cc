@@ -19,6 +19,8 @@ Page sample() {
   page.lead = "Lead " + kHostile;
   page.scores = {{"Heed " + kHostile, 31.42, 55.19}, {"Copying", 4.1, 24.9}};
   page.scores_note = kHostile;
+  page.boxed_scores = {{"In the box " + kHostile, 41.23, 65.4}};
+  page.boxed_note = kHostile;
   page.translations_note = kHostile;
   page.translations = {{"The file could not be opened.",
                         "Die Datei ließ sich nicht öffnen.",
@@ -28,7 +30,7 @@ Page sample() {
                         {{0.5f, 0.123f, 0.1f, 0.1f, 0.1f, 0.077f},
                          {0.1f, 0.834f, 0.0f, 0.0f, 0.066f, 0.0f},
                          {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 1.0f}}},
-                       {kHostile, kHostile, kHostile, {"▁" + kHostile}, {kHostile}, {{1.0f}}},
+                       {kHostile, kHostile, kHostile, {"▁" + kHostile}, {kHostile}, {{1.0f}}, "boxed " + kHostile},
                        {"Nothing", "Nichts", "", {"▁Nothing", "</s>"}, {}, {}}};
   for (int i = 0; i < 20; ++i) {
     page.curve.push_back({10.0 * (i + 1), 8.0 / (i + 1) + 2, i % 5 == 4 ? 8.5 / (i + 1) + 2 : NAN});
@@ -86,6 +88,10 @@ TEST(Page, HoldsEveryTranslationAndWeight) {
   EXPECT_EQ(html.find("▁"), std::string::npos) << "SentencePiece's mark is for machines";
   EXPECT_NE(html.find("31.4"), std::string::npos);
   EXPECT_NE(html.find("24.9"), std::string::npos);
+  EXPECT_EQ(count(html, "<dt>The model in the box</dt>"), 1u) << "where there is such a translation";
+  EXPECT_NE(html.find("boxed &lt;script"), std::string::npos);
+  EXPECT_NE(html.find("41.2"), std::string::npos);
+  EXPECT_EQ(count(html, "<table class=\"scores\">"), 2u);
 }
 
 TEST(Page, DrawsTheCurve) {

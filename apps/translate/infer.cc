@@ -1,13 +1,16 @@
 // Sentences to batches, batches through beam search, ids back to text.
 #include "apps/translate/infer.h"
 
+#include <ATen/Parallel.h>
 #include <heed/attention.h>
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <cmath>
 #include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <tuple>
 #include <utility>
@@ -15,6 +18,11 @@
 #include "apps/translate/marian.h"
 #include "apps/translate/search.h"
 #include "apps/translate/utf8.h"
+
+// at::parallel_for is a template: without OpenMP switched on in this file it would run everything on one thread.
+#if AT_PARALLEL_OPENMP && !defined(_OPENMP)
+#error "compile apps/translate/infer.cc with -fopenmp: this LibTorch runs its threads through OpenMP"
+#endif
 
 namespace heed::translate {
 namespace {
@@ -249,12 +257,19 @@ std::vector<Translation> Translator::translate(std::span<const Request> requests
     return result;
   };
 
+  std::vector<std::pair<size_t, size_t>> batches;  // of `order`
   for (size_t begin = 0, end; begin < order.size(); begin = end) {
     const Source& widest = sources[order[begin]];
     const auto longest = static_cast<int64_t>(widest.ids.size());
     const auto fit = static_cast<size_t>(std::max<int64_t>(1, options.batch_tokens / (longest * widest.beam)));
     for (end = begin; end < order.size() && end - begin < fit && sources[order[end]].beam == widest.beam;) ++end;
+    batches.emplace_back(begin, end);
+  }
 
+  std::mutex progress_lock;
+  const auto translate_batch = [&](size_t begin, size_t end) {
+    const Source& widest = sources[order[begin]];
+    const auto longest = static_cast<int64_t>(widest.ids.size());
     BeamOptions beam;
     beam.beam = widest.beam;
     beam.nbest = options.nbest;
@@ -286,8 +301,23 @@ std::vector<Translation> Translator::translate(std::span<const Request> requests
       result = translation(order[i], best.front());
       for (size_t n = 1; n < best.size(); ++n) result.alternatives.push_back(translation(order[i], best[n]));
     }
+    const std::lock_guard lock(progress_lock);
     done += static_cast<int64_t>(end - begin);
     if (progress) progress(done);
+  };
+  // A step of a search is many small products, and threads that share one spend half of their time on waking each
+  // other; so each takes a batch of its own where there are several. One batch is shared.
+  std::atomic<size_t> next = 0;
+  const auto work = [&] {
+    for (size_t i; (i = next++) < batches.size();) translate_batch(batches[i].first, batches[i].second);
+  };
+  if (const auto workers = std::min<int64_t>(at::get_num_threads(), static_cast<int64_t>(batches.size()));
+      workers > 1) {
+    at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker) work();
+    });
+  } else {
+    work();
   }
   return results;
 }

@@ -28,7 +28,7 @@ struct SearchOptions {
                                 // lose; 0.2 is usual, 0: off
   int nbest = 1;                // how many translations of a sentence to return, at most `beam`
   int max_length = 0;           // in pieces, with </s>; 0: 2 * source + 10, at most 256; never beyond max_positions
-  int batch_tokens = 2000;      // source tokens times beam in one batch
+  int batch_tokens = 4000;      // source tokens times beam in one batch; each thread has one
   bool attention = false;       // also return the attention matrix
 };
 
@@ -62,7 +62,7 @@ class Translator {
   // the rounding of the BLAS's matrix products, which can turn a tie. An empty or blank sentence translates to an empty
   // one, without pieces. Of a sentence with more pieces than the model has positions (config().max_positions, </s>
   // included) the end is left out, and left_out says so. progress, if given, is called with the number of sentences
-  // done. May be called from several threads at once.
+  // done, from any thread, one call at a time. May be called from several threads at once.
   std::vector<Translation> translate(std::span<const Request> requests, const SearchOptions& options = {},
                                      const std::function<void(int64_t)>& progress = {}) const;
   std::vector<Translation> translate(std::span<const std::string> sentences, const SearchOptions& options = {},

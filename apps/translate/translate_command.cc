@@ -25,6 +25,7 @@
 #include "apps/progress.h"
 #include "apps/terminal.h"
 #include "apps/translate/alignment.h"
+#include "apps/translate/boxed_model.h"
 #include "apps/translate/documents/fill.h"
 #include "apps/translate/documents/passages.h"
 #include "apps/translate/documents/terms.h"
@@ -402,8 +403,27 @@ void check_usage(const TranslateArguments& arguments) {
   if (arguments.out.ends_with(".gz")) throw UsageError("--out writes no .gz; leave it out of the name");
 }
 
+// Settles which model is meant. A first argument with a space in it that is no folder is a text, for the model that
+// comes with the program; a single word may be a folder's name with a typing error, which must not be translated.
+void choose_model(TranslateArguments& arguments) {
+  std::error_code ignored;
+  if (!arguments.dir.empty()) {
+    if (std::filesystem::exists(arguments.dir, ignored)) return;
+    if (arguments.dir.find(' ') == std::string::npos) {
+      throw Error(arguments.dir + " does not exist; give the folder of a trained model, or none for the model that " +
+                  "comes with heed, or \"" + arguments.dir + " \", with a space, to have the word translated");
+    }
+    arguments.texts.insert(arguments.texts.begin(), std::move(arguments.dir));
+  }
+  arguments.dir = boxed_model();
+  if (arguments.dir.empty()) {
+    throw Error("models/en-de, the model that comes with heed, is not where heed is; give the folder of another model");
+  }
+}
+
 int translate_command(const TranslateArguments& given) {
   TranslateArguments arguments = given;
+  choose_model(arguments);
   if (!arguments.beam_given) arguments.search.beam = std::max(arguments.search.beam, arguments.search.nbest);
   check_usage(arguments);
   // What is only written at the end is looked at first, before an hour of translating is lost; and so is what is read.
@@ -471,7 +491,8 @@ void add_translate(app::Program& program) {
   const auto file = [&](const char* name, std::string& value, const char* what, const char* group) {
     command->add_option(name, value, what)->type_name("FILE")->group(group);
   };
-  command->add_option("DIR", a->dir, "The folder of a trained model")->required()->type_name(" ");
+  command->add_option("DIR", a->dir, "The folder of a trained model; without one: English to German, models/en-de")
+      ->type_name(" ");
   command->add_option("TEXT", a->texts, "Texts to translate; without any, lines of standard input")->type_name(" ");
   file("--in", a->in, "Translate the lines of this file", "Files");
   file("--po", a->po, "Fill the untranslated entries of this catalogue, marked fuzzy", "Files");
@@ -518,7 +539,7 @@ void add_translate(app::Program& program) {
       "whole\n"
       "words; capitals count only if the term has one inside (IT, GmbH).\n\n"
       "Examples:\n"
-      "  heed translate model \"Where is the station?\"\n"
+      "  heed translate \"Where is the station?\"\n"
       "  heed translate model < english.txt > german.txt\n"
       "  heed translate model --po de.po --out de.po --terms words.tsv\n"
       "  heed translate model --tmx memory.tmx --out memory.de.tmx --target-lang de\n"
