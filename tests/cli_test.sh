@@ -93,7 +93,6 @@ rejects 2 'no words' explain hello '   '
 rejects 2 '--dim' explain --dim 0 a b
 rejects 2 '--dim' explain --dim many a b
 rejects 2 '--dim' explain --dim 99999999999999999999 a b
-rejects 2 'DIR' translate
 rejects 2 '--beam' translate somewhere --beam 0
 rejects 2 '--beam' translate somewhere --beam -3
 rejects 2 'DIR' convert
@@ -198,6 +197,15 @@ check 'alike stays together' test "$(grep -ci '^sentence b	' held_out.tsv)" != 1
 rejects 1 'nothere.tsv' data split nothere.tsv --train train2.tsv --held-out held_out2.tsv
 rejects 2 'is not from 0 to 1' data split all.tsv --fraction 1.5 --train train2.tsv --held-out held_out2.tsv
 rejects 1 'package' data messages --package 'no such name' --out messages.tsv --work work
+
+# The model in the box.
+accepts 'Bahnhof' translate 'Where is the station?'
+input=two_lines.txt accepts '.' translate
+check 'a line for each of the input' test "$(wc -l <.out)" = 2
+rejects 1 'modle does not exist' translate modle
+printf 'station\tHaltestelle\n' >stop.tsv
+accepts '^[^.?]*Haltestelle\?' translate 'Where is the station?' --terms stop.tsv
+accepts '%s' translate 'The file %s could not be opened.' --placeholders
 
 # Lines: arguments, n-best, confidence, JSON, files, long ones, one by one.
 accepts '.' translate model 'open the file' 'save it' --max-length 4

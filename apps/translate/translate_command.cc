@@ -403,27 +403,34 @@ void check_usage(const TranslateArguments& arguments) {
   if (arguments.out.ends_with(".gz")) throw UsageError("--out writes no .gz; leave it out of the name");
 }
 
-// Settles which model is meant. A first argument with a space in it that is no folder is a text, for the model that
-// comes with the program; a single word may be a folder's name with a typing error, which must not be translated.
-void choose_model(TranslateArguments& arguments) {
+// A first argument with a space in it that is no folder is a text, for the model that comes with the program. A single
+// word may be a folder's name with a typing error, which must not be translated.
+void find_texts(TranslateArguments& arguments) {
   std::error_code ignored;
-  if (!arguments.dir.empty()) {
-    if (std::filesystem::exists(arguments.dir, ignored)) return;
-    if (arguments.dir.find(' ') == std::string::npos) {
-      throw Error(arguments.dir + " does not exist; give the folder of a trained model, or none for the model that " +
-                  "comes with heed, or \"" + arguments.dir + " \", with a space, to have the word translated");
+  if (arguments.dir.find(' ') == std::string::npos || std::filesystem::exists(arguments.dir, ignored)) return;
+  arguments.texts.insert(arguments.texts.begin(), std::exchange(arguments.dir, ""));
+}
+
+Translator load(const std::string& dir) {
+  if (dir.empty()) {
+    const std::string boxed = boxed_model();
+    if (boxed.empty()) {
+      throw Error(
+          "models/en-de, the model that comes with heed, is not where heed is; give the folder of another model");
     }
-    arguments.texts.insert(arguments.texts.begin(), std::move(arguments.dir));
+    return Translator::load(boxed);
   }
-  arguments.dir = boxed_model();
-  if (arguments.dir.empty()) {
-    throw Error("models/en-de, the model that comes with heed, is not where heed is; give the folder of another model");
+  std::error_code ignored;
+  if (!std::filesystem::exists(dir, ignored)) {
+    throw Error(dir + " does not exist; give the folder of a trained model, or none for the model that comes with " +
+                "heed, or \"" + dir + " \", with a space, to have the word translated");
   }
+  return Translator::load(dir);
 }
 
 int translate_command(const TranslateArguments& given) {
   TranslateArguments arguments = given;
-  choose_model(arguments);
+  find_texts(arguments);
   if (!arguments.beam_given) arguments.search.beam = std::max(arguments.search.beam, arguments.search.nbest);
   check_usage(arguments);
   // What is only written at the end is looked at first, before an hour of translating is lost; and so is what is read.
@@ -438,20 +445,20 @@ int translate_command(const TranslateArguments& given) {
   if (!arguments.prefix.empty()) fill_options.prefix = arguments.prefix + " ";
   if (!arguments.po.empty()) {
     const PoFile file(read_bytes(arguments.po, kMaxCatalogueBytes), arguments.po);
-    const Translator translator = Translator::load(arguments.dir);
+    const Translator translator = load(arguments.dir);
     translate_file(arguments, arguments.po, translator,
                    [&](const Engine& engine) { return fill_po(file, engine, fill_options); });
   } else if (!arguments.tmx.empty()) {
     const TmxFile file(read_bytes(arguments.tmx, kMaxTmxBytes), arguments.tmx);
     const Languages languages = choose_languages(file, arguments.languages);
-    const Translator translator = Translator::load(arguments.dir);
+    const Translator translator = load(arguments.dir);
     if (arguments.languages.source.empty() || arguments.languages.target.empty()) {
       say(arguments.tmx + ": from " + languages.source + " to " + languages.target);
     }
     translate_file(arguments, arguments.tmx, translator,
                    [&](const Engine& engine) { return fill_tmx(file, languages, engine, fill_options); });
   } else {
-    const Translator translator = Translator::load(arguments.dir);
+    const Translator translator = load(arguments.dir);
     translate_lines(arguments, terms, translator);
   }
   return app::kOk;
