@@ -232,9 +232,9 @@ class Demo {
   }
 
   static void print_scores(std::span<const PageScore> scores, const std::string& of) {
-    std::string table = pad_right("", 22) + "  BLEU    chrF   on " + of + "\n";
+    std::string table = pad_right("", 24) + "  BLEU    chrF   on " + of + "\n";
     for (const PageScore& s : scores) {
-      table += pad_right(s.name, 22) + pad_left(fixed(s.bleu, 2), 6) + pad_left(fixed(s.chrf, 2), 8) + "\n";
+      table += pad_right(s.name, 24) + pad_left(fixed(s.bleu, 2), 6) + pad_left(fixed(s.chrf, 2), 8) + "\n";
     }
     print("\n" + table);
   }
