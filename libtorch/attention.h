@@ -60,7 +60,9 @@ torch::Tensor packed_attention_weights(const torch::Tensor& q, const torch::Tens
 // more than 4 axes.
 Mask boolean_mask(const torch::Tensor& visible);
 
-// LibTorch's own threads as an executor, so that Heed never adds a second pool beside OpenMP's.
+// LibTorch's own threads as an executor, so that Heed never adds a second pool beside OpenMP's. Takes any number of
+// tasks, each thread the next when it is free, and passes on what a task throws; operators within a task run on its
+// thread alone, unless it is the only one.
 Executor& torch_executor();
 
 }  // namespace heed::nn

@@ -1,15 +1,12 @@
 // Sentences to batches, batches through beam search, ids back to text.
 #include "apps/translate/infer.h"
 
-#include <ATen/Parallel.h>
 #include <heed/attention.h>
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cctype>
 #include <cmath>
-#include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <tuple>
@@ -18,11 +15,7 @@
 #include "apps/translate/marian.h"
 #include "apps/translate/search.h"
 #include "apps/translate/utf8.h"
-
-// at::parallel_for is a template: without OpenMP switched on in this file it would run everything on one thread.
-#if AT_PARALLEL_OPENMP && !defined(_OPENMP)
-#error "compile apps/translate/infer.cc with -fopenmp: this LibTorch runs its threads through OpenMP"
-#endif
+#include "libtorch/attention.h"
 
 namespace heed::translate {
 namespace {
@@ -131,7 +124,6 @@ Source read(const Vocab& vocab, const Vocab& target, const ModelConfig& config, 
   const int64_t pieces = static_cast<int64_t>(source.ids.size());
   source.left_out = std::max<int64_t>(0, pieces + 1 - config.max_positions);
   source.ids.resize(static_cast<size_t>(pieces - source.left_out));
-  source.ids.push_back(static_cast<int>(config.tokens.eos));
   for (const Required& required : request.required) {
     Constraint wanted = constraint(target, text(required.text));
     if (wanted.spellings.empty()) continue;
@@ -145,21 +137,9 @@ Source read(const Vocab& vocab, const Vocab& target, const ModelConfig& config, 
     }
     source.required.push_back(std::move(wanted));
   }
+  source.ids.push_back(static_cast<int>(config.tokens.eos));
   source.beam = std::max(beam, std::min<int64_t>(kWidest, source.required_tokens + 1));
   return source;
-}
-
-// What does not occur in a text as often as it is listed.
-std::vector<std::string> missing_from(const std::string& text, const std::vector<Required>& required) {
-  std::map<std::string, int64_t> wanted;
-  for (const Required& each : required) ++wanted[each.text];
-  std::vector<std::string> missing;
-  for (const auto& [each, times] : wanted) {
-    int64_t found = 0;
-    for (size_t at = 0; !each.empty() && (at = text.find(each, at)) != std::string::npos; at += each.size()) ++found;
-    for (; found < times && !each.empty(); ++found) missing.push_back(each);
-  }
-  return missing;
 }
 
 std::vector<std::string> pieces_of(const Vocab& vocab, const std::vector<int>& ids) {
@@ -253,7 +233,7 @@ std::vector<Translation> Translator::translate(std::span<const Request> requests
       result.attention.push_back(result.attention.back());  // nothing has read the last token: its own step's
     }
     result.left_out = sources[i].left_out;
-    result.missing = missing_from(result.text, requests[i].required);
+    result.missing = lacking(result.text, texts_of(requests[i].required));
     return result;
   };
 
@@ -267,7 +247,8 @@ std::vector<Translation> Translator::translate(std::span<const Request> requests
   }
 
   std::mutex progress_lock;
-  const auto translate_batch = [&](size_t begin, size_t end) {
+  const auto translate_batch = [&](const std::pair<size_t, size_t>& batch) {
+    const auto [begin, end] = batch;
     const Source& widest = sources[order[begin]];
     const auto longest = static_cast<int64_t>(widest.ids.size());
     BeamOptions beam;
@@ -305,20 +286,12 @@ std::vector<Translation> Translator::translate(std::span<const Request> requests
     done += static_cast<int64_t>(end - begin);
     if (progress) progress(done);
   };
-  // A step of a search is many small products, and threads that share one spend half of their time on waking each
-  // other; so each takes a batch of its own where there are several. One batch is shared.
-  std::atomic<size_t> next = 0;
-  const auto work = [&] {
-    for (size_t i; (i = next++) < batches.size();) translate_batch(batches[i].first, batches[i].second);
-  };
-  if (const auto workers = std::min<int64_t>(at::get_num_threads(), static_cast<int64_t>(batches.size()));
-      workers > 1) {
-    at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t worker = begin; worker < end; ++worker) work();
-    });
-  } else {
-    work();
-  }
+  // A step of a search is many small products, and threads that share one wait for each other more than they compute;
+  // so each takes a batch of its own where there are several. One batch is shared.
+  auto task = [&](int64_t i) { translate_batch(batches[static_cast<size_t>(i)]); };
+  nn::torch_executor().run(
+      static_cast<int64_t>(batches.size()),
+      [](void* context, int64_t i) { (*static_cast<decltype(task)*>(context))(i); }, &task);
   return results;
 }
 

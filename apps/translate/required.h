@@ -2,7 +2,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace heed::translate {
 
@@ -14,5 +18,13 @@ struct Required {
   bool apart = false;
   bool operator==(const Required&) const = default;
 };
+
+std::vector<std::string> texts_of(std::span<const Required> required);
+
+// Those of the wanted texts that a text does not have, each as often as it lacks it. An empty one is never lacking.
+std::vector<std::string> lacking(std::string_view text, std::span<const std::string> wanted);
+
+// How often a part, which is not empty, occurs in a text, without overlaps.
+int64_t occurrences(std::string_view text, std::string_view part);
 
 }  // namespace heed::translate

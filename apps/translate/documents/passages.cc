@@ -5,7 +5,6 @@
 #include <cctype>
 #include <cmath>
 #include <iterator>
-#include <map>
 #include <optional>
 #include <unordered_map>
 
@@ -54,29 +53,6 @@ bool has_words(std::string_view text, std::span<const Placeholder> placeholders)
 // A key, a hash, a picture in base64.
 bool is_blob(std::string_view text) {
   return text.size() > kBlob && std::all_of(text.begin(), text.end(), [](char c) { return c > 0x20 && c < 0x7F; });
-}
-
-int64_t occurrences(std::string_view text, std::string_view part) {
-  int64_t n = 0;
-  for (size_t at = 0; !part.empty() && (at = text.find(part, at)) != std::string_view::npos; at += part.size()) ++n;
-  return n;
-}
-
-// Those of `wanted` that the text lacks, each as often as it lacks it.
-std::vector<std::string> lacking(std::string_view text, const std::vector<std::string>& wanted) {
-  std::map<std::string, int64_t> counts;
-  for (const std::string& each : wanted) ++counts[each];
-  std::vector<std::string> missing;
-  for (const auto& [each, count] : counts) {
-    for (int64_t n = occurrences(text, each); n < count; ++n) missing.push_back(each);
-  }
-  return missing;
-}
-
-std::vector<std::string> texts_of(std::span<const Required> required) {
-  std::vector<std::string> texts;
-  for (const Required& each : required) texts.push_back(each.text);
-  return texts;
 }
 
 std::u32string folded(std::string_view text) {
