@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <memory>
 
 #include "apps/explain.h"
@@ -191,15 +192,20 @@ class Demo {
     if (const std::string boxed = translate::boxed_model(); !boxed.empty()) {
       boxed_ = std::make_unique<translate::Translator>(translate::Translator::load(boxed));
     }
-    score("Heed, trained just now", *translator_, test_pairs_, page_.scores);
-    page_.scores.push_back(scored("Copying the source", sources_of(test_pairs_), test_pairs_));
+    const std::vector<std::string> outputs = translate_all(*translator_, test_pairs_);
+    page_.scores = {scored("Heed, trained just now", outputs, test_pairs_),
+                    scored("Copying the source", sources_of(test_pairs_), test_pairs_)};
     print_scores(page_.scores, count(test_pairs_.size()) + " held-out messages");
     if (boxed_ == nullptr) return;
     // The model in the box has learned from messages, too, but not from these.
     unseen_ = translate::split_pairs(test_pairs_, kHeldOutOfTheBox).held_out;
     if (unseen_.empty()) return;
-    score("Heed, trained just now", *translator_, unseen_, page_.boxed_scores);
-    score("The model in the box", *boxed_, unseen_, page_.boxed_scores);
+    std::map<std::string, std::string> output_of;
+    for (size_t i = 0; i < outputs.size(); ++i) output_of[test_pairs_[i].source] = outputs[i];
+    std::vector<std::string> ours;
+    for (const translate::Pair& pair : unseen_) ours.push_back(output_of[pair.source]);
+    page_.boxed_scores = {scored("Heed, trained just now", ours, unseen_),
+                          scored("The model in the box", translate_all(*boxed_, unseen_), unseen_)};
     print_scores(page_.boxed_scores, "the " + count(unseen_.size()) + " of them that models/en-de has not seen either");
   }
 
@@ -209,8 +215,8 @@ class Demo {
     return {name, translate::bleu(texts, references).score, translate::chrf(texts, references)};
   }
 
-  void score(const std::string& name, const translate::Translator& translator, std::span<const translate::Pair> pairs,
-             std::vector<PageScore>& scores) const {
+  static std::vector<std::string> translate_all(const translate::Translator& translator,
+                                                std::span<const translate::Pair> pairs) {
     const std::vector<std::string> sources = sources_of(pairs);
     const double start = now();
     Progress bar("Translating");
@@ -225,10 +231,10 @@ class Demo {
       outputs.push_back(std::move(t.text));
     }
     const double seconds = now() - start;
-    scores.push_back(scored(name, outputs, pairs));
     bar.done(count(sources.size()) + " sentences in " + duration(seconds) + ", " +
              fixed(static_cast<double>(sources.size()) / std::max(seconds, 1e-9), 1) + " a second, beam " +
              std::to_string(kBeam));
+    return outputs;
   }
 
   static void print_scores(std::span<const PageScore> scores, const std::string& of) {
