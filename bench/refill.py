@@ -71,6 +71,10 @@ def placeholders(text):
     return collections.Counter(PLACEHOLDER.findall(text))
 
 
+def bare(text):
+    return re.sub(r"[\W\d_]+", " ", text.lower()).strip()
+
+
 def run(*command):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
@@ -85,11 +89,14 @@ def main():
     parser.add_argument("--language", default="de")
     parser.add_argument("--share", type=float, default=0.2)
     parser.add_argument("--keep", help="where the files stay")
+    parser.add_argument("--known", action="append", default=[], help="what the model learned from: English TAB German")
     arguments = parser.parse_args()
     packages = arguments.package or ["tar", "findutils", "grep", "diffutils", "vim-runtime"]
     scratch = pathlib.Path(arguments.keep or tempfile.mkdtemp())
     scratch.mkdir(parents=True, exist_ok=True)
     model = [arguments.model] if arguments.model else []
+    known = {bare(line.split("\t")[0]) for file in arguments.known for line in pathlib.Path(file).read_text().splitlines()}
+    unknown = []
 
     print(f"{'catalogue':24}{'blanked':>8}{'filled':>8}{'with placeholders':>19}{'kept':>7}{'chrF':>7}{'copying':>9}  msgfmt -c")
     total = collections.Counter()
@@ -116,6 +123,7 @@ def main():
                     ours.append(filled[key][0])
                     theirs.append(strings[0])
                     copied.append(msgid)
+                    unknown.append(bare(msgid) not in known)
                 # Where the translators themselves changed them, there is nothing to keep.
                 if wanted and wanted == placeholders(msgid):
                     counts["with"] += 1
@@ -126,6 +134,10 @@ def main():
             sources += copied
             show(file.stem, counts, ours, theirs, copied, "valid" if check.returncode == 0 else check.stderr.strip())
     show("all", total, outputs, references, sources, "")
+    if known:
+        ours, theirs = ([text for text, new in zip(texts, unknown) if new] for texts in (outputs, references))
+        print(f"{len(outputs) - len(ours)} of those filled have an English text that is in --known, but for case, digits and "
+              f"punctuation; chrF of the others: {sacrebleu.corpus_chrf(ours, [theirs]).score:.1f}")
 
 
 def show(name, counts, ours, theirs, copied, verdict):
