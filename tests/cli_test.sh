@@ -196,6 +196,7 @@ check 'some are held out' test "$(wc -l <held_out.tsv)" -gt 20 -a "$(wc -l <held
 check 'alike stays together' test "$(grep -ci '^sentence b	' held_out.tsv)" != 1
 rejects 1 'nothere.tsv' data split nothere.tsv --train train2.tsv --held-out held_out2.tsv
 rejects 2 'is not from 0 to 1' data split all.tsv --fraction 1.5 --train train2.tsv --held-out held_out2.tsv
+rejects 1 'there is no folder nowhere' data messages --out nowhere/messages.tsv
 rejects 1 'package' data messages --package 'no such name' --out messages.tsv --work work
 
 # The model in the box.

@@ -685,6 +685,54 @@ TEST_P(TranslatorTest, IsBeamSearchWithTextAroundIt) {
   for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(got.source_pieces[i], vocab()->piece(static_cast<int>(ids[i])));
 }
 
+// Looks at the source's first piece in the first step, at the second in the second, and finds all words alike.
+class WalkingModel : public MadeUpModel {
+ public:
+  explicit WalkingModel(int64_t vocab) : MadeUpModel(vocab, /*spread=*/0, /*eos=*/-20) {}
+  Tensor alignment(State& given) override {
+    auto& state = static_cast<Made&>(given);
+    Tensor result = torch::zeros({static_cast<int64_t>(state.sources.size()), state.width});
+    result.select(1, std::min(alignments++, state.width - 1)).fill_(1);
+    return result;
+  }
+};
+
+TEST_P(TranslatorTest, RequiredTextGetsThePlaceOfItsBytes) {
+  const std::string sentence = "a woman in red sleeps under a tree.";
+  std::vector<std::string> wanted;
+  for (const int id : vocab()->encode("snow man")) wanted.push_back(vocab()->piece(id));
+  for (const std::string word : {"woman", "red", "sleeps", "tree"}) {
+    const Translator t(std::make_shared<WalkingModel>(vocab()->size()), vocab());
+    const size_t begin = sentence.find(word), end = begin + word.size();
+    const auto got = t.translate(std::vector<Request>{{sentence, {Required{"snow man", begin, end}}}},
+                                 {.beam = 2, .max_length = 40})[0];
+    const auto& target = got.target_pieces;
+    const auto found = std::search(target.begin(), target.end(), wanted.begin(), wanted.end());
+    // Words are cut by themselves, so that what is before the word is as many pieces alone.
+    EXPECT_EQ(found - target.begin(), static_cast<int64_t>(vocab()->encode(sentence.substr(0, begin)).size())) << word;
+  }
+}
+
+TEST_P(TranslatorTest, NoLetterTouchesWhatStandsApart) {
+  const Translator t(std::make_shared<MadeUpModel>(vocab()->size(), 4), vocab());
+  const auto touched = [&](bool apart) {
+    std::vector<Request> requests;
+    for (int i = 0; i < 40; ++i) requests.push_back({std::to_string(i) + " dogs", {Required{"%s", 0, 0, apart}}});
+    int64_t count = 0;
+    for (const Translation& found : t.translate(requests, {.beam = 4, .max_length = 20})) {
+      EXPECT_TRUE(found.missing.empty()) << found.text;
+      const size_t at = found.text.find("%s");
+      const auto is_word = [&](size_t i) {
+        return i < found.text.size() && std::isalnum(static_cast<unsigned char>(found.text[i])) != 0;
+      };
+      count += (at > 0 && is_word(at - 1)) || is_word(at + 2) ? 1 : 0;
+    }
+    return count;
+  };
+  EXPECT_EQ(touched(true), 0);
+  EXPECT_GT(touched(false), 0) << "or this shows nothing";
+}
+
 TEST_P(TranslatorTest, RequiredTextNBestAndConfidence) {
   const Translator t = translator();
   const std::string sentence = "a woman in red sleeps under a tree.";
