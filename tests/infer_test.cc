@@ -685,6 +685,23 @@ TEST_P(TranslatorTest, IsBeamSearchWithTextAroundIt) {
   for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(got.source_pieces[i], vocab()->piece(static_cast<int>(ids[i])));
 }
 
+// Where an alignment is of the token a step has read, each row of attention is the next step's.
+TEST_P(TranslatorTest, AttentionIsOfTheTokenItStandsBeside) {
+  if (GetParam() == "rnn") return;  // always of the token a step produces
+  const auto rows = [](bool next) {
+    const auto made = model(vocab()->size());
+    made->set_alignment({0, 1, next});
+    const Translator t(made, vocab());
+    return t.translate(std::vector<std::string>{"a woman in red sleeps."}, {.max_length = 8, .attention = true})[0]
+        .attention;
+  };
+  const auto produced = rows(false), read = rows(true);
+  ASSERT_GT(produced.size(), 2u);
+  ASSERT_EQ(read.size(), produced.size());
+  for (size_t i = 0; i < read.size(); ++i) EXPECT_EQ(read[i], produced[std::min(i + 1, read.size() - 1)]) << i;
+  EXPECT_NE(read[0], produced[0]) << "or this shows nothing";
+}
+
 // Looks at the source's first piece in the first step, at the second in the second, and finds all words alike.
 class WalkingModel : public MadeUpModel {
  public:
