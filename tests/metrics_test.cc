@@ -68,6 +68,8 @@ TEST(Metrics, EqualSacrebleuOnTheWholeCorpusAndOnParts) {
     expect_bleu(bleu(hyps, refs, {.lowercase = true}), row["13a_lc"]);
     expect_bleu(bleu(hyps, refs, {.tokenize = BleuOptions::Tokenize::kNone}), row["none"]);
     expect_bleu(bleu(hyps, refs, {.lowercase = true, .tokenize = BleuOptions::Tokenize::kNone}), row["none_lc"]);
+    expect_bleu(bleu(hyps, refs, {.tokenize = BleuOptions::Tokenize::kZh}), row["zh"]);
+    expect_bleu(bleu(hyps, refs, {.tokenize = BleuOptions::Tokenize::kChar}), row["char"]);
   }
 }
 

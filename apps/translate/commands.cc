@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -153,6 +154,14 @@ void add_train(app::Program& program) {
       ->group("When to stop");
 
   number("--vocab", m.vocab, 300, 1e6, "Subword pieces, shared by both languages")->group("Model");
+  command
+      ->add_option("--normalization", o.normalization,
+                   "nmt_nfkc: fold full-width and compatibility forms; identity: keep them, for Chinese and Japanese "
+                   "with their own punctuation")
+      ->check(CLI::IsMember({"nmt_nfkc", "identity"}))
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group("Model");
   number("--dim", m.dim, 1, 65536, "Width of the embeddings, and of the Transformer")->group("Model");
   auto* hidden = number("--hidden", m.hidden, 1, 65536, "rnn: units of each GRU and of the attention");
   auto* heads = number("--heads", m.heads, 1, 1024, "transformer: attention heads; must divide --dim");
@@ -205,6 +214,11 @@ void add_train(app::Program& program) {
 }
 
 // ---- heed eval translate ----
+
+const std::map<std::string, BleuOptions::Tokenize> kTokenize = {{"13a", BleuOptions::Tokenize::k13a},
+                                                                {"zh", BleuOptions::Tokenize::kZh},
+                                                                {"char", BleuOptions::Tokenize::kChar},
+                                                                {"none", BleuOptions::Tokenize::kNone}};
 
 struct EvalArguments {
   std::string dir, output;
@@ -263,8 +277,7 @@ int eval_command(const EvalArguments& arguments) {
     nn::write_file(arguments.output, text);
   }
 
-  const BleuOptions options{arguments.lowercase,
-                            arguments.tokenize == "none" ? BleuOptions::Tokenize::kNone : BleuOptions::Tokenize::k13a};
+  const BleuOptions options{arguments.lowercase, kTokenize.at(arguments.tokenize)};
   const Measured ours{bleu(outputs, references, options), chrf(outputs, references)};
   const Measured copy{bleu(sources, references, options), chrf(sources, references)};
   const double rate = total / std::max(seconds, 1e-9);
@@ -296,8 +309,11 @@ void add_eval(app::Program& program) {
   add_pair_options(command, a->pairs, "Pairs to measure on", "--pairs", "--source", "--target");
   add_language_options(command, a->pairs.languages);
   command->add_flag("--lowercase", a->lowercase, "Compare lower-cased text in BLEU (sacrebleu -lc)");
-  command->add_option("--tokenize", a->tokenize, "13a: plain text; none: text that is already tokenised")
-      ->check(CLI::IsMember({"13a", "none"}))
+  command
+      ->add_option("--tokenize", a->tokenize,
+                   "13a: plain text; zh: Chinese, by character; char: any script, by character; none: text that is "
+                   "already tokenised")
+      ->check(CLI::IsMember({"13a", "zh", "char", "none"}))
       ->type_name("NAME")
       ->capture_default_str();
   add_search_options(command, a->search);

@@ -87,18 +87,9 @@ std::string on_pairs(const std::string& in, Match match, const char* pre, const 
   return out;
 }
 
-std::vector<std::string> tokens_13a(std::string_view line) {
-  std::string text(line);
-  replace_all(text, "<skipped>", "");
-  replace_all(text, "-\n", "");
-  replace_all(text, "\n", " ");
-  // One after the other, so "&amp;lt;" becomes "<": mteval does the same.
-  replace_all(text, "&quot;", "\"");
-  replace_all(text, "&amp;", "&");
-  replace_all(text, "&lt;", "<");
-  replace_all(text, "&gt;", ">");
-
-  std::string spaced = " ";
+// The words and signs of a western text: what 13a and zh have in common.
+std::vector<std::string> western_tokens(std::string_view text) {
+  std::string spaced;
   for (const char c : text) {
     if (is_lone_sign(c)) {
       spaced.append({' ', c, ' '});
@@ -106,7 +97,6 @@ std::vector<std::string> tokens_13a(std::string_view line) {
       spaced.push_back(c);
     }
   }
-  spaced.push_back(' ');
   // Points and commas stay inside numbers only; a dash is cut from the number before it.
   spaced = on_pairs(
       spaced, [](char a, char b) { return !is_digit(a) && is_point(b); }, "", " ", " ");
@@ -117,9 +107,65 @@ std::vector<std::string> tokens_13a(std::string_view line) {
   return split(spaced);
 }
 
+std::vector<std::string> tokens_13a(std::string_view line) {
+  std::string text(line);
+  replace_all(text, "<skipped>", "");
+  replace_all(text, "-\n", "");
+  replace_all(text, "\n", " ");
+  // One after the other, so "&amp;lt;" becomes "<": mteval does the same.
+  replace_all(text, "&quot;", "\"");
+  replace_all(text, "&amp;", "&");
+  replace_all(text, "&lt;", "<");
+  replace_all(text, "&gt;", ">");
+  // The spaces decide what becomes of a point at either end.
+  return western_tokens(" " + text + " ");
+}
+
+// What sacrebleu's zh takes for a Chinese character: ideographs of the first plane, their punctuation and kin. The
+// second range is all between two of its bounds, which it writes with one digit too many, quotation marks and dashes
+// included; ideographs of the second plane are none.
+bool is_chinese(char32_t c) {
+  constexpr struct {
+    char32_t first, last;
+  } kRanges[] = {{0x3400, 0x4db5}, {0x2001, 0x2a6d}, {0x4e00, 0x9fbb}, {0xf900, 0xfa2d}, {0xfa30, 0xfa6a},
+                 {0xfa70, 0xfad9}, {0xff00, 0xffef}, {0x2e80, 0x2fdf}, {0x2ff0, 0x303f}, {0x3100, 0x312f},
+                 {0x31a0, 0x31bf}, {0x31c0, 0x31ef}, {0x3200, 0x33ff}, {0xfe10, 0xfe1f}, {0xfe30, 0xfe4f}};
+  return std::any_of(std::begin(kRanges), std::end(kRanges), [c](auto r) { return r.first <= c && c <= r.last; });
+}
+
+std::vector<std::string> tokens_zh(const std::string& line) {
+  std::string spaced;
+  std::u32string text = decode_utf8(line);
+  text.erase(text.begin(), std::find_if_not(text.begin(), text.end(), is_space));
+  for (const char32_t c : text) {
+    if (is_chinese(c)) spaced.push_back(' ');
+    append_utf8(spaced, c);
+    if (is_chinese(c)) spaced.push_back(' ');
+  }
+  return western_tokens(spaced);
+}
+
+std::vector<std::string> characters(const std::string& line) {
+  std::vector<std::string> found;
+  for (const char32_t c : decode_utf8(line)) {
+    if (!is_space(c)) append_utf8(found.emplace_back(), c);
+  }
+  return found;
+}
+
 std::vector<std::string> bleu_tokens(const std::string& line, const BleuOptions& options) {
   const std::string text = strip_right(options.lowercase ? lower(line) : line);
-  return options.tokenize == BleuOptions::Tokenize::k13a ? tokens_13a(text) : split(text);
+  switch (options.tokenize) {
+    case BleuOptions::Tokenize::k13a:
+      return tokens_13a(text);
+    case BleuOptions::Tokenize::kZh:
+      return tokens_zh(text);
+    case BleuOptions::Tokenize::kChar:
+      return characters(text);
+    case BleuOptions::Tokenize::kNone:
+      break;
+  }
+  return split(text);
 }
 
 using Counts = std::unordered_map<std::string, int64_t>;

@@ -12,8 +12,10 @@ namespace heed::translate {
 struct BleuOptions {
   bool lowercase = false;  // compare lower-cased text (Unicode lower case), sacrebleu's -lc
   enum class Tokenize {
-    k13a,  // sacrebleu's default, mteval-v13a: for plain, detokenised text
-    kNone  // cut at white space only: for text that is tokenised already, as Multi30k's *.tok.*
+    k13a,   // sacrebleu's default, mteval-v13a: for plain, detokenised text
+    kZh,    // each Chinese character by itself, the rest nearly as 13a
+    kChar,  // each character by itself: for any script without spaces
+    kNone   // cut at white space only: for text that is tokenised already, as Multi30k's *.tok.*
   } tokenize = Tokenize::k13a;
 };
 

@@ -107,6 +107,7 @@ json identity_of(const std::vector<Pair>& pairs, const std::vector<Pair>& valida
           {"validate_every", o.validate_every},
           {"valid_pairs", validation.empty() ? o.valid_pairs : 0},
           {"lowercase", o.lowercase},
+          {"normalization", o.normalization},
           {"seed", o.seed}};
 }
 
@@ -178,6 +179,7 @@ Vocab find_vocab(const Folder& folder, const Data& data, const TrainOptions& opt
   }
   VocabOptions vocab_options;
   vocab_options.size = static_cast<int>(options.model.vocab);
+  vocab_options.normalization = options.normalization;
   vocab_options.seed = options.seed;
   return Vocab::train(lines, vocab_options, folder.vocab().string());
 }

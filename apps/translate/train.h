@@ -30,10 +30,11 @@ struct TrainOptions {
   // A running mean of the weights over about the last 1/average of the steps (adamw.h) is validated beside the weights,
   // and the better of the two is exported; 0: no mean.
   int64_t average = 10;
-  int64_t validate_every = 0;  // steps; 0: once an epoch
-  int64_t patience = 5;        // validations without a better loss before stopping; 0: never
-  int64_t valid_pairs = 500;   // held out of `pairs` for validation when no validation pairs are given
-  bool lowercase = false;      // train on lower-cased text
+  int64_t validate_every = 0;              // steps; 0: once an epoch
+  int64_t patience = 5;                    // validations without a better loss before stopping; 0: never
+  int64_t valid_pairs = 500;               // held out of `pairs` for validation when no validation pairs are given
+  bool lowercase = false;                  // train on lower-cased text
+  std::string normalization = "nmt_nfkc";  // of the vocabulary, see VocabOptions
   uint64_t seed = 1;
   double checkpoint_seconds = 30;  // at least this often, and after each validation
   bool resume = true;  // go on from out/checkpoint if there is one; it must have been made with the same options and

@@ -90,7 +90,8 @@ def main():
         h, r = hyps[first:last], [refs[first:last]]
         row = {"first": first, "last": last, "chrf": CHRF().corpus_score(h, r).score}
         for name, options in {"13a": {}, "13a_lc": {"lowercase": True}, "none": {"tokenize": "none"},
-                              "none_lc": {"tokenize": "none", "lowercase": True}}.items():
+                              "none_lc": {"tokenize": "none", "lowercase": True}, "zh": {"tokenize": "zh"},
+                              "char": {"tokenize": "char"}}.items():
             b = BLEU(force=True, **options).corpus_score(h, r)
             row[name] = {"score": b.score, "precisions": b.precisions, "bp": b.bp, "hyp_len": b.sys_len,
                          "ref_len": b.ref_len}
