@@ -4,7 +4,7 @@
 # To build and run `heed`: the compiler and tools, then the libraries (docs/design.md, section 5, says why these).
 packages=(
   g++ cmake ninja-build
-  libhwy-dev libtorch-dev libgloo-dev libopenblas0-openmp libmimalloc-dev libsentencepiece-dev zlib1g-dev
+  libhwy-dev libtorch-dev libgloo-dev libopenblas0-openmp libdnnl-dev libmimalloc-dev libsentencepiece-dev zlib1g-dev
   libcli11-dev nlohmann-json3-dev
 )
 # To run the tests, too.

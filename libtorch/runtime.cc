@@ -13,6 +13,8 @@
 #include <filesystem>
 #include <string>
 
+#include "libtorch/blas.h"
+
 namespace heed::nn {
 namespace {
 
@@ -53,7 +55,7 @@ class Loaded {
 // LibTorch's libraries ask for sgemm_ by that Fortran name; the first library that has it serves everyone. A LibTorch
 // with a BLAS built in (the wheels' MKL) provides it itself.
 void find_blas(Runtime& result) {
-  void* sgemm = dlsym(RTLD_DEFAULT, "sgemm_");
+  void* sgemm = blas_behind();
   result.blas_path = provider(sgemm);
   if (sgemm == nullptr) {
     result.blas = "unknown";
@@ -123,6 +125,8 @@ Runtime runtime() {
   result.torch_parallel = AT_PARALLEL_OPENMP ? "OpenMP" : AT_PARALLEL_NATIVE ? "native" : "TBB";
   result.threads = at::get_num_threads();
   find_blas(result);
+  // The wheels' LibTorch multiplies with what is built in.
+  if (contains(result.blas, "BLAS") && !onednn().empty()) result.blas = onednn() + " before " + result.blas;
   find_allocator(result);
   return result;
 }

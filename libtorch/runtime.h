@@ -11,7 +11,7 @@ struct Runtime {
   std::string torch_parallel;  // "OpenMP", "native" or "TBB": whose threads LibTorch's loops use
   int threads = 0;             // LibTorch's threads for one operator
   std::string blas;            // "OpenBLAS 0.3.21, openmp, Haswell", "MKL", or the library's file name; "unknown" if
-                               // there is none to be found
+                               // there is none to be found. "oneDNN 2.6.3 before " it: see blas.cc
   std::string blas_path;       // file that provides sgemm_, symbolic links resolved; empty if unknown
   int blas_threads = 0;        // what that BLAS says it uses; 0: it does not say
   std::string allocator;       // "mimalloc 2.0.9", "jemalloc", "tcmalloc", "glibc", or the library's file name
