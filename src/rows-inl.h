@@ -65,10 +65,11 @@ struct Rows {
   float scale2 = static_cast<float>(p.scale * 1.44269504088896340736);
   // V whose rows are short, whole vectors is read where it lies; with long rows between the strips of a panel, or with
   // other tensors between its rows, it is faster packed. For few rows packing never pays.
-  bool whole_v = padded == p.Dv, few_rows = plan.way == Way::blocks && tiling.rows() <= kFewRows;
+  bool whole_v = padded == p.Dv, few_rows = tiling.rows() <= kFewRows;
   bool paged = p.page_keys > 0, scaled = p.a.k.dtype == DType::i8;
   int64_t key_bytes = bytes_of(p.a.k.dtype);  // of an element of k or v
-  bool v_in_place = whole_v && (few_rows || (!paged && std::is_same_v<T, float> && p.a.v.stride[2] <= 64));
+  bool v_in_place = whole_v && ((few_rows && plan.way == Way::blocks) ||
+                                (!paged && std::is_same_v<T, float> && (few_rows || p.a.v.stride[2] <= 64)));
 
   const T* head(const ConstTensor& t, int64_t b, int64_t h) const {
     return static_cast<const T*>(t.data) + b * t.stride[0] + h * t.stride[1];
