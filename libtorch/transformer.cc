@@ -68,7 +68,9 @@ Tensor into(const Tensor& x, LayerNorm& norm, const TransformerLayerOptions& opt
 }
 Tensor joined(const Tensor& x, const Tensor& y, LayerNorm& norm, const TransformerLayerOptions& options,
               bool training) {
-  const Tensor sum = x + nn::dropout(y, options.dropout, training);
+  // What a sublayer made is nobody else's, and without gradients nobody wants it again.
+  const bool in_place = !training && !torch::GradMode::is_enabled() && y.scalar_type() == x.scalar_type();
+  const Tensor sum = in_place ? y.add_(x) : x + nn::dropout(y, options.dropout, training);
   return options.pre_norm ? sum : norm->forward(sum);
 }
 

@@ -99,7 +99,8 @@ class Model : public torch::nn::Module {
   };
   // Encodes source [B, S]; the state starts with B hypotheses, one for each row.
   virtual std::unique_ptr<State> start(const torch::Tensor& source, const std::vector<int64_t>& lengths) = 0;
-  // Feeds one token to each hypothesis (TokenIds::start first): tokens [N] int64 -> logits [N, target_vocab].
+  // Feeds one token to each hypothesis (TokenIds::start first): tokens [N] int64 -> logits [N, target_vocab], the
+  // caller's to change until the next step.
   virtual torch::Tensor step(State& state, const torch::Tensor& tokens) = 0;
   // Keeps hypotheses rows[0], rows[1], ... in that order; rows may repeat or drop some. rows: [M] int64.
   virtual void select(State& state, const torch::Tensor& rows) = 0;

@@ -187,13 +187,24 @@ struct Sentence {
 void best_tokens(const Candidate& from, const float* row, int64_t vocab, size_t k, std::vector<Candidate>& out) {
   out.clear();
   float least = -std::numeric_limits<float>::infinity();  // what a token must exceed to get in
-  for (int64_t token = 0; token < vocab; ++token) {
-    if (!(row[token] > least)) continue;
-    const Candidate next = from.continued(static_cast<int>(token), row[token]);
-    if (out.size() == k) out.pop_back();
-    out.insert(std::upper_bound(out.begin(), out.end(), next, before), next);
-    if (out.size() == k) least = row[out.back().token];
+  const auto enter = [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      if (!(row[token] > least)) continue;
+      const Candidate next = from.continued(static_cast<int>(token), row[token]);
+      if (out.size() == k) out.pop_back();
+      out.insert(std::upper_bound(out.begin(), out.end(), next, before), next);
+      if (out.size() == k) least = row[out.back().token];
+    }
+  };
+  // Nearly all tokens are too unlikely: that is seen of many at once.
+  constexpr int64_t kMany = 16;
+  const int64_t whole = vocab / kMany * kMany;
+  for (int64_t token = 0; token < whole; token += kMany) {
+    int any = 0;
+    for (int64_t x = 0; x < kMany; ++x) any |= row[token + x] > least ? 1 : 0;
+    if (any != 0) enter(token, token + kMany);
   }
+  enter(whole, vocab);
 }
 
 void keep(Sentence& sentence, const Finished& next, size_t beam) {
@@ -393,10 +404,11 @@ std::vector<std::vector<Hypothesis>> beam_search(Model& model, const Tensor& sou
 
   for (size_t t = 0; !live.empty(); ++t) {
     const Tensor fed = torch::tensor(tokens, torch::kInt64);
-    Tensor log_probs = model.step(*state, fed);
-    if (!ids.renormalize) log_probs = torch::log_softmax(log_probs.to(torch::kFloat32), 1);
+    Tensor log_probs = model.step(*state, fed).to(torch::kFloat32).contiguous();
+    // In place: the logits are megabytes, which nobody wants twice.
+    if (!ids.renormalize) torch::log_softmax_out(log_probs, log_probs, 1);
     for (const int64_t banned : ids.banned) log_probs.select(1, banned).fill_(kNever);
-    if (ids.renormalize) log_probs = torch::log_softmax(log_probs.to(torch::kFloat32), 1).contiguous();
+    if (ids.renormalize) torch::log_softmax_out(log_probs, log_probs, 1);
     const int64_t rows = log_probs.size(0), vocab = log_probs.size(1);
     const int64_t width = rows / static_cast<int64_t>(live.size());
     for (size_t s = 0; s < live.size() && ids.forced_end >= 0; ++s) {

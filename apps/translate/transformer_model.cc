@@ -150,6 +150,10 @@ struct TransformerModel::Beams : Model::State {
     return heed::lengths(of_rows);
   }
   Tensor aligner_input;  // [N, 1, dim]: of the layer whose attention is the alignment, in the last step
+  // [most hypotheses so far, vocabulary]: a place for every step's logits, because fresh megabytes come from the system
+  // page by page, to be zeroed first.
+  Tensor logits;
+  bool biased = true;  // there is something in final_logits_bias
 };
 
 std::unique_ptr<Model::State> TransformerModel::start(const Tensor& source, const std::vector<int64_t>& lengths) {
@@ -157,10 +161,12 @@ std::unique_ptr<Model::State> TransformerModel::start(const Tensor& source, cons
   auto state = std::make_unique<Beams>();
   for (auto& layer : decoder_) state->layers.push_back(layer->start(memory));
   state->lengths = lengths;
+  state->biased = final_logits_bias_.count_nonzero().item<int64_t>() > 0;
   return state;
 }
 
 Tensor TransformerModel::step(State& given, const Tensor& tokens) {
+  torch::NoGradGuard no_grad;
   auto& state = static_cast<Beams&>(given);
   const nn::AttendOptions attend{.mask = state.mask()};
   Tensor x = embed(target_, tokens.unsqueeze(1), positions(state.position++, 1));
@@ -168,7 +174,14 @@ Tensor TransformerModel::step(State& given, const Tensor& tokens) {
     if (i == aligner()) state.aligner_input = x;
     x = decoder_[i]->step(x, state.layers[i], attend).out;
   }
-  return output(x.flatten(0, 1));
+  x = x.flatten(0, 1);
+  const int64_t rows = x.size(0);
+  if (!state.logits.defined() || state.logits.size(0) < rows) {
+    state.logits = torch::empty({rows, config_.target_vocab}, x.options());
+  }
+  Tensor logits = state.logits.narrow(0, 0, rows);
+  state.biased ? torch::addmm_out(logits, final_logits_bias_, x, output_.t()) : torch::mm_out(logits, x, output_.t());
+  return logits;
 }
 
 void TransformerModel::select(State& given, const Tensor& rows) {
