@@ -155,6 +155,23 @@ TEST(HierarchicalAttention, IsTheFormula) {
   }
 }
 
+TEST(HierarchicalAttention, HasThePapersParameters) {
+  HierarchicalAttention layer(HierarchicalAttentionOptions{.word_dim = 3});
+  std::vector<std::string> expected;
+  for (const std::string level : {"word_", "sentence_"}) {
+    for (const std::string end : {"_l0", "_l0_reverse"}) {
+      for (const std::string name : {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}) {
+        expected.push_back(level + "gru." + name + end);
+      }
+    }
+    for (const std::string name : {"queries", "key_layer.weight", "key_layer.bias"}) {
+      expected.push_back(level + "attention." + name);
+    }
+  }
+  EXPECT_EQ(names(*layer), expected);
+  EXPECT_EQ(layer->sentence_attention->queries.sizes(), (std::vector<int64_t>{1, 100}));
+}
+
 TEST(HierarchicalAttention, WhatLiesBehindIsNotRead) {
   torch::manual_seed(3);
   HierarchicalAttention layer(HierarchicalAttentionOptions{.word_dim = 3});

@@ -6,7 +6,9 @@
 #include <heed/mask.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -410,6 +412,33 @@ TEST(Positions, StandInASequentialAndCopyThemselves) {
   EXPECT_TRUE(torch::equal(last->forward(x.permute({0, 2, 3, 1}).contiguous()), z));
   EXPECT_TRUE(torch::equal(
       std::dynamic_pointer_cast<torch::nn::SequentialImpl>(last->clone())->forward(x.permute({0, 2, 3, 1})), z));
+}
+
+TEST(Positions, MasksAndBiasesReachTheWeights) {
+  torch::manual_seed(10);
+  const Tensor x = torch::randn({2, 8, 3, 4});
+  NonLocal non_local(NonLocalOptions{.channels = 8, .sub_sample = false});
+  PositionAttention position(PositionAttentionOptions{.channels = 8});
+  ChannelAttention channel;
+  GlobalContext context(GlobalContextOptions{.channels = 8, .reduction = 2});
+  const auto check_weights = [&](const std::function<Attended(const AttendOptions&)>& attend, int64_t keys) {
+    const auto weights = [&](const AttendOptions& options) {
+      return attend(options).weights.reshape({2, -1, keys});  // [B, queries, keys]
+    };
+    const Tensor all = weights({.want_weights = true});
+    const Tensor masked = weights({.mask = lengths({5, keys}), .want_weights = true});
+    EXPECT_TRUE(torch::allclose(masked[0].slice(1, 0, 5), all[0].slice(1, 0, 5) / all[0].slice(1, 0, 5).sum(1, true)));
+    EXPECT_TRUE(masked[0].slice(1, 5).eq(0).all().item<bool>());
+    EXPECT_TRUE(torch::equal(masked[1], all[1]));
+    const Tensor bias = torch::randn({keys});
+    const Tensor biased = all * bias.exp();
+    EXPECT_TRUE(torch::allclose(weights({.bias = bias, .want_weights = true}), biased / biased.sum(2, true)));
+  };
+  check_weights([&](const AttendOptions& o) { return non_local->attend(x, o); }, 12);
+  check_weights([&](const AttendOptions& o) { return position->attend(x, o); }, 12);
+  check_weights([&](const AttendOptions& o) { return channel->attend(x, o); }, 8);
+  check_weights([&](const AttendOptions& o) { return context->attend(x, o); }, 12);
+  EXPECT_FALSE(position->attend(x).weights.defined());
 }
 
 TEST(Positions, ErrorsNameTheNumbers) {
