@@ -107,7 +107,7 @@ WindowAttentionImpl::WindowAttentionImpl(WindowAttentionOptions options) : optio
   check_size(options.window, "WindowAttention", "window");
   if (options.shift < 0 || options.shift >= options.window) {
     throw Error("WindowAttention got shift " + std::to_string(options.shift) +
-                "; it must be at least 0 and below the " + "window of " + std::to_string(options.window));
+                "; it must be at least 0 and below the window of " + std::to_string(options.window));
   }
   reset();
 }
