@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "libtorch/attention.h"
+#include "libtorch/sizes.h"
 
 namespace heed::nn {
 namespace {
@@ -18,12 +19,6 @@ namespace {
 using torch::Tensor;
 using torch::nn::Linear;
 using torch::nn::LinearOptions;
-
-void check_size(int64_t size, const char* layer, const char* name) {
-  if (size < 1) {
-    throw Error(std::string(layer) + " got " + name + " = " + std::to_string(size) + "; it must be at least 1");
-  }
-}
 
 // A linear layer as these papers' code bases start it: Glorot's uniform distribution, biases 0.
 Linear linear(int64_t in, int64_t out, bool bias) {
@@ -39,7 +34,8 @@ Tensor score_vector(int64_t units) {
   return torch::empty({units}).uniform_(-limit, limit);
 }
 
-// One head of attention for query [B, L, D] or [B, D], and its weights without the axis of heads.
+}  // namespace
+
 Attended attend_one_head(const Tensor& query, const Tensor& keys, const Tensor& values, bool want_weights,
                          const AttentionOptions& options) {
   Attended result;
@@ -50,8 +46,6 @@ Attended attend_one_head(const Tensor& query, const Tensor& keys, const Tensor& 
   }
   return result;
 }
-
-}  // namespace
 
 // ---- Additive attention ----
 

@@ -31,6 +31,12 @@ struct Attended {
   torch::Tensor weights;  // undefined unless asked for; no gradient
 };
 
+// What the layers with one head are made of: query [B, L, D], keys [B, S, D], values [B, S, Dv] -> out [B, L, Dv],
+// weights [B, L, S]; or query [B, D] -> out [B, Dv], weights [B, S].
+struct AttentionOptions;  // libtorch/attention.h
+Attended attend_one_head(const torch::Tensor& query, const torch::Tensor& keys, const torch::Tensor& values,
+                         bool want_weights, const AttentionOptions& options);
+
 // ---- Additive attention: Bahdanau, Cho, Bengio 2015 ----
 
 struct AdditiveAttentionOptions {

@@ -12,60 +12,21 @@
 #include <string>
 #include <vector>
 
-#include "said.h"
+#include "tests/layer_check.h"
 #include "tests/plain_attention.h"
 
 namespace heed::nn {
 namespace {
 
-using heed::tests::error_of;
-
+using plain::Call;
+using plain::check;
+using plain::expect_message;
 using plain::expect_near;
+using plain::kDTypes;
 using plain::mixed;
+using plain::names;
+using plain::random;
 using torch::Tensor;
-
-const torch::ScalarType kDTypes[] = {torch::kFloat64, torch::kFloat32};
-
-// Compares a layer with its formula: all outputs, and the gradients of the first with respect to the inputs and every
-// parameter, in both dtypes. `layer` and `formula` read the layer's parameters themselves.
-using Call = std::function<std::vector<Tensor>(const std::vector<Tensor>& inputs)>;
-void check(torch::nn::Module& module, const std::vector<Tensor>& inputs, const Call& layer, const Call& formula,
-           const std::string& what) {
-  const auto run = [&](const Call& call, torch::ScalarType dtype) {
-    module.to(dtype);
-    std::vector<Tensor> leaves;
-    for (const Tensor& input : inputs) leaves.push_back(input.detach().to(dtype).clone().requires_grad_());
-    std::vector<Tensor> all = call(leaves);
-    for (const Tensor& parameter : module.parameters()) leaves.push_back(parameter);
-    for (Tensor& gradient : plain::gradients(mixed(all[0]), leaves)) all.push_back(gradient);
-    return all;
-  };
-  // Through float32 and back once, so that both dtypes see the same parameters.
-  module.to(torch::kFloat32);
-  const std::vector<Tensor> exact = run(formula, torch::kFloat64);
-  for (const auto dtype : kDTypes) {
-    const std::vector<Tensor> actual = run(layer, dtype);
-    ASSERT_EQ(actual.size(), exact.size());
-    for (size_t i = 0; i < exact.size(); ++i) {
-      expect_near(actual[i], exact[i], plain::tolerance(dtype),
-                  what + ", result or gradient " + std::to_string(i) + ", " + c10::toString(dtype));
-    }
-  }
-}
-
-// Float32 values in float64, so that neither dtype rounds its inputs.
-Tensor random(const std::vector<int64_t>& shape) { return torch::randn(shape).to(torch::kFloat64); }
-
-std::vector<std::string> names(const torch::nn::Module& module) {
-  std::vector<std::string> result;
-  for (const auto& item : module.named_parameters()) result.push_back(item.key());
-  return result;
-}
-
-void expect_message(const std::function<void()>& call, const std::string& part) {
-  const std::string text = error_of(call);
-  EXPECT_NE(text.find(part), std::string::npos) << text;
-}
 
 const AttendOptions kPadded{.mask = lengths({6, 3}), .want_weights = true};
 
