@@ -5,7 +5,7 @@
 packages=(
   g++ cmake ninja-build
   libhwy-dev libtorch-dev libgloo-dev libopenblas0-openmp libdnnl-dev libmimalloc-dev libsentencepiece-dev zlib1g-dev
-  libcli11-dev nlohmann-json3-dev
+  libcli11-dev nlohmann-json3-dev libpng-dev libjpeg-dev libwebp-dev
 )
 # To run the tests, too.
 test_packages=(libgtest-dev clang-14 libclang-rt-14-dev clang-format-14 valgrind gettext iproute2 procps)
