@@ -161,7 +161,7 @@ void MultiHeadAttentionImpl::reset() {
   q_proj = register_module("q_proj", linear(o.embed_dim, o.heads * o.head_dim, o.bias));
   k_proj = register_module("k_proj", linear(o.memory_dim, o.kv_heads * o.head_dim, o.bias));
   v_proj = register_module("v_proj", linear(o.memory_dim, o.kv_heads * o.value_dim, o.bias));
-  out_proj = register_module("out_proj", linear(o.heads * o.value_dim, o.out_dim, o.bias));
+  out_proj = register_module("out_proj", linear(o.heads * o.value_dim, o.out_dim, o.out_bias.value_or(o.bias)));
 }
 
 Attended MultiHeadAttentionImpl::forward(const Tensor& query, const Tensor& memory, const AttendOptions& attend) {
@@ -178,10 +178,21 @@ Attended MultiHeadAttentionImpl::attend(const Tensor& query, const KeyValue& mem
                              .bias = attend.bias,
                              .mask = attend.mask,
                              .dropout = is_training() ? options.dropout : 0.0};
+  const AttentionResult attended = packed_attention(q, memory.k, memory.v, options.heads, options.kv_heads, how);
   Attended result;
-  result.out = out_proj->forward(packed_attention(q, memory.k, memory.v, options.heads, options.kv_heads, how).out);
+  result.out = out_proj->forward(attended.out);
   if (attend.want_weights) {
     result.weights = packed_attention_weights(q, memory.k, options.heads, options.kv_heads, how);
+  }
+  if (attend.want_look) {
+    result.look = {.q = q.detach(),
+                   .k = memory.k.detach(),
+                   .lse = attended.lse.detach(),
+                   .heads = options.heads,
+                   .kv_heads = options.kv_heads,
+                   .scale = options.scale,
+                   .bias = attend.bias.defined() ? attend.bias.detach() : Tensor(),
+                   .mask = attend.mask};
   }
   return result;
 }

@@ -17,6 +17,8 @@
 #include <optional>
 #include <vector>
 
+#include "libtorch/probe.h"
+
 namespace heed::nn {
 
 // How one call attends: ->forward(x, x, {.mask = heed::causal(), .want_weights = true}).
@@ -24,11 +26,13 @@ struct AttendOptions {
   Mask mask = {};             // which keys a query sees
   torch::Tensor bias = {};    // added to the scores; broadcasts to [B, H, L, S], right-aligned as in NumPy
   bool want_weights = false;  // also return the weights, dense
+  bool want_look = false;     // also return what they are made of, to look at without making them; multi-head alone
 };
 
 struct Attended {
   torch::Tensor out;
   torch::Tensor weights;  // undefined unless asked for; no gradient
+  Look look = {};         // its tensors are undefined unless asked for
 };
 
 // What the layers with one head are made of: query [B, L, D], keys [B, S, D], values [B, S, Dv] -> out [B, L, Dv],
@@ -137,16 +141,17 @@ class KeyValueCache {
 };
 
 struct MultiHeadAttentionOptions {
-  int64_t embed_dim = 0;             // width of the queries' input
-  int64_t heads = 1;                 // Hq
-  int64_t kv_heads = 0;              // Hkv, a divisor of heads; 0: heads
-  int64_t head_dim = 0;              // D of queries and keys; 0: embed_dim / heads
-  int64_t value_dim = 0;             // Dv of values, per head; 0: head_dim
-  int64_t memory_dim = 0;            // width of the keys' and values' input; 0: embed_dim
-  int64_t out_dim = 0;               // 0: embed_dim
-  bool bias = true;                  // of all four projections
-  std::optional<double> scale = {};  // 1/sqrt(head_dim)
-  double dropout = 0;                // of the weights; training only
+  int64_t embed_dim = 0;              // width of the queries' input
+  int64_t heads = 1;                  // Hq
+  int64_t kv_heads = 0;               // Hkv, a divisor of heads; 0: heads
+  int64_t head_dim = 0;               // D of queries and keys; 0: embed_dim / heads
+  int64_t value_dim = 0;              // Dv of values, per head; 0: head_dim
+  int64_t memory_dim = 0;             // width of the keys' and values' input; 0: embed_dim
+  int64_t out_dim = 0;                // 0: embed_dim
+  bool bias = true;                   // of all four projections
+  std::optional<bool> out_bias = {};  // of out_proj: bias
+  std::optional<double> scale = {};   // 1/sqrt(head_dim)
+  double dropout = 0;                 // of the weights; training only
 };
 
 // out = out_proj(heads of softmax(scale * q_proj(query) . k_proj(memory)) v_proj(memory)). Parameters have Hugging

@@ -33,6 +33,8 @@ MultiHeadAttention multi_head(const TransformerLayerOptions& options) {
   return MultiHeadAttention(MultiHeadAttentionOptions{.embed_dim = options.dim,
                                                       .heads = options.heads,
                                                       .kv_heads = options.kv_heads,
+                                                      .bias = options.qkv_bias,
+                                                      .out_bias = true,
                                                       .dropout = options.attention_dropout});
 }
 
@@ -48,18 +50,6 @@ TransformerLayerOptions completed(TransformerLayerOptions options) {
     }
   }
   return options;
-}
-
-Tensor activate(Activation activation, const Tensor& x) {
-  switch (activation) {
-    case Activation::relu:
-      return torch::relu(x);
-    case Activation::swish:
-      return torch::silu(x);
-    case Activation::gelu:
-      return torch::gelu(x);
-  }
-  throw Error("activation " + std::to_string(static_cast<int>(activation)) + " is none of relu, swish, gelu");
 }
 
 // What goes into a sublayer, and what comes of x and the sublayer's output: norm before, or norm after.
@@ -87,6 +77,22 @@ Activation activation_from_name(const std::string& name) {
   throw Error("the activation function \"" + name + "\" is not known; relu, swish, silu and gelu are");
 }
 
+std::string name_of(Activation activation) {
+  return activation == Activation::relu ? "relu" : activation == Activation::swish ? "silu" : "gelu";
+}
+
+Tensor activate(Activation activation, const Tensor& x) {
+  switch (activation) {
+    case Activation::relu:
+      return torch::relu(x);
+    case Activation::swish:
+      return torch::silu(x);
+    case Activation::gelu:
+      return torch::gelu(x);
+  }
+  throw Error("activation " + std::to_string(static_cast<int>(activation)) + " is none of relu, swish, gelu");
+}
+
 // ---- Encoder ----
 
 TransformerEncoderLayerImpl::TransformerEncoderLayerImpl(TransformerLayerOptions given) : options(completed(given)) {
@@ -107,7 +113,8 @@ Attended TransformerEncoderLayerImpl::forward(const Tensor& x, const AttendOptio
   Attended attended = self_attn->forward(in, in, attend);
   const Tensor middle = joined(x, attended.out, self_attn_layer_norm, options, training);
   const Tensor fed = feed_forward(into(middle, final_layer_norm, options), fc1, fc2, options, training);
-  return {joined(middle, fed, final_layer_norm, options, training), std::move(attended.weights)};
+  return {joined(middle, fed, final_layer_norm, options, training), std::move(attended.weights),
+          std::move(attended.look)};
 }
 
 // ---- Decoder ----

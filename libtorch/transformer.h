@@ -22,11 +22,15 @@ enum class Activation { relu, swish, gelu };  // swish is x * sigmoid(x), also c
 
 // From Hugging Face's "activation_function": "relu", "swish", "silu" or "gelu". Throws heed::Error for another name.
 Activation activation_from_name(const std::string& name);
+std::string name_of(Activation activation);  // the same, "silu" of the two
+
+torch::Tensor activate(Activation activation, const torch::Tensor& x);
 
 struct TransformerLayerOptions {
   int64_t dim = 0;                           // model width
   int64_t heads = 1;                         // of every attention in the layer; a divisor of dim
   int64_t kv_heads = 0;                      // 0: heads
+  bool qkv_bias = true;                      // of the three projections that go into an attention
   int64_t ffn = 0;                           // width between fc1 and fc2; 0: 4 * dim
   Activation activation = Activation::relu;  //
   bool pre_norm = false;                     // false: LN(x + f(x)), the paper's and Marian's. true: x + f(LN(x)),
@@ -43,8 +47,8 @@ class TransformerEncoderLayerImpl : public torch::nn::Cloneable<TransformerEncod
   explicit TransformerEncoderLayerImpl(TransformerLayerOptions options);
   void reset() override;
 
-  // x [B, L, dim] -> out [B, L, dim]; weights [B, heads, L, L]. Rows behind a sequence's length are computed and mean
-  // nothing; options.mask = heed::lengths(...) keeps the others from seeing them.
+  // x [B, L, dim] -> out [B, L, dim]; weights [B, heads, L, L] and look of the attention. Rows behind a sequence's
+  // length are computed and mean nothing; options.mask = heed::lengths(...) keeps the others from seeing them.
   Attended forward(const torch::Tensor& x, const AttendOptions& options = {});
 
   TransformerLayerOptions options;

@@ -158,9 +158,12 @@ TEST(MultiHeadAttention, IsTheFormula) {
     check(
         *layer, inputs,
         [&](const std::vector<Tensor>& in) -> std::vector<Tensor> {
-          const Attended r =
-              layer->forward(in[0], in.back(), {.mask = c.mask, .bias = bias_like(in[0]), .want_weights = true});
-          EXPECT_FALSE(r.weights.requires_grad());
+          const Attended r = layer->forward(
+              in[0], in.back(), {.mask = c.mask, .bias = bias_like(in[0]), .want_weights = true, .want_look = true});
+          EXPECT_FALSE(r.weights.requires_grad() || r.look.q.requires_grad() || r.look.lse.requires_grad());
+          const double near = plain::tolerance(in[0].scalar_type());
+          expect_near(query_weights(r.look, 2), r.weights.select(2, 2), near, c.name + ", a query's weights");
+          expect_near(received_weights(r.look), r.weights.mean(2), near, c.name + ", received");
           return {r.out, r.weights};
         },
         [&](const std::vector<Tensor>& in) {
@@ -192,6 +195,13 @@ TEST(MultiHeadAttention, ErrorsNameTheNumbers) {
   expect_message([] { MultiHeadAttention(MultiHeadAttentionOptions{.embed_dim = 12, .dropout = 1}); }, "dropout 1.0");
   expect_message([] { MultiHeadAttention(MultiHeadAttentionOptions{.heads = 4}); }, "embed_dim = 0");
   expect_message([] { AttentionPool(0); }, "dim = 0");
+  MultiHeadAttention layer(MultiHeadAttentionOptions{.embed_dim = 8, .heads = 2});
+  const Tensor x = torch::randn({1, 3, 8});
+  EXPECT_FALSE(layer->forward(x, x).look.q.defined()) << "nobody asked";
+  const Look look = layer->forward(x, x, {.want_look = true}).look;
+  expect_message([&] { query_weights(look, 3); }, "query 3");
+  expect_message([&] { rollout_row({look}, 3); }, "the query is 3");
+  expect_message([&] { rollout_row({}, 0); }, "0 layers");
 }
 
 TEST(MultiHeadAttention, StepsEqualTheWhole) {

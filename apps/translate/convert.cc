@@ -28,6 +28,7 @@ constexpr const char* kOthers[] = {"source.spm",
                                    "tokenizer_config.json",
                                    "special_tokens_map.json",
                                    "generation_config.json",
+                                   "preprocessor_config.json",
                                    "README.md"};
 
 bool same(const torch::Tensor& a, const torch::Tensor& b) {
