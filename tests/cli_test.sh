@@ -117,7 +117,7 @@ rejects 2 '--minutes' train translate --pairs a.tsv --out model --minutes nan
 rejects 2 '--steps' train translate --pairs a.tsv --out model --steps 1.5
 rejects 2 '--seed' train translate --pairs a.tsv --out model --seed -1
 rejects 2 '--pairs' eval translate model
-rejects 2 '--tokenize' eval translate model --pairs a.tsv --tokenize zh
+rejects 2 '--tokenize' eval translate model --pairs a.tsv --tokenize ja
 rejects 2 '--minutes' demo --minutes 0
 
 # ---- Files that do not fit: 1 ----

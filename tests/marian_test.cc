@@ -85,7 +85,12 @@ double difference(const Tensor& got, const Tensor& expected) {
   return ((got - expected).abs() / expected.abs().clamp_min(1)).max().item<double>();
 }
 
-void expect_goldens(Model& model, const fs::path& goldens, double tolerance = 1e-5) {
+// How far float32 may be from the goldens. The weights of "separate" magnify rounding: there transformers' own float32
+// is 1.6e-5 from its float64, and 1.1e-5 from itself on another machine.
+double tolerance_of(const fs::path& goldens) { return goldens.filename() == "separate" ? 5e-5 : 1e-5; }
+
+void expect_goldens(Model& model, const fs::path& goldens) {
+  const double tolerance = tolerance_of(goldens);
   const json golden = json_of(goldens / "goldens.json");
   const nn::SafeTensors tensors = nn::load_safetensors((goldens / "goldens.safetensors").string());
   const auto sources = golden["sources"].get<std::vector<std::vector<int64_t>>>();

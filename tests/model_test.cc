@@ -107,7 +107,7 @@ TEST_P(Models, LogitsEqualSteps) {
   ASSERT_EQ(logits.sizes(), (std::vector<int64_t>{13, 23}));
   const auto state = model->start(batch.source, batch.source_lengths);
   std::vector<Tensor> steps;
-  for (int64_t t = 0; t < 6; ++t) steps.push_back(model->step(*state, batch.target_in.select(1, t)));
+  for (int64_t t = 0; t < 6; ++t) steps.push_back(model->step(*state, batch.target_in.select(1, t)).clone());
   int64_t row = 0;
   for (int64_t b = 0; b < 3; ++b) {
     for (int64_t t = 0; t < batch.target_lengths[static_cast<size_t>(b)]; ++t, ++row) {

@@ -46,7 +46,7 @@ TEST(Overlay, HeatColoursGrowLighterEvenly) {
   }
   const Colour low = heat_colour(0.2), middle = heat_colour(0.5), high = heat_colour(1);
   EXPECT_GT(low.blue, low.green);  // violet
-  EXPECT_TRUE(middle.red > 150 && middle.red > 2 * std::max(middle.green, middle.blue) ||
+  EXPECT_TRUE((middle.red > 150 && middle.red > 2 * std::max(middle.green, middle.blue)) ||
               middle.red > middle.blue + 40);                                     // red
   EXPECT_TRUE(high.red > 230 && high.green > 220 && high.blue < high.green - 20)  // yellow
       << int{high.red} << " " << int{high.green} << " " << int{high.blue};
