@@ -8,6 +8,7 @@
 #include <memory>
 #include <new>
 
+#include "apps/classify/commands.h"
 #include "apps/demo.h"
 #include "apps/explain.h"
 #include "apps/info.h"
@@ -25,6 +26,7 @@ namespace {
 constexpr void (*kTasks[])(Program&) = {
     translate::add_data_commands,
     translate::add_commands,
+    classify::add_commands,
 };
 
 struct InfoArguments {

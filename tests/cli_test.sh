@@ -68,7 +68,8 @@ check() { # NAME command...
 # ---- Help and versions ----
 accepts 'explain' --help
 accepts '^heed [0-9]+\.[0-9]+\.[0-9]+$' --version
-for command in info explain demo train 'train translate' translate convert eval 'eval translate'; do
+for command in info explain demo train 'train translate' translate convert eval 'eval translate' \
+  'train classify' classify 'eval classify'; do
   # shellcheck disable=SC2086  # the command is words
   accepts "[Uu]sage: heed $command" $command --help
 done
@@ -119,6 +120,15 @@ rejects 2 '--seed' train translate --pairs a.tsv --out model --seed -1
 rejects 2 '--pairs' eval translate model
 rejects 2 '--tokenize' eval translate model --pairs a.tsv --tokenize ja
 rejects 2 '--minutes' demo --minutes 0
+rejects 2 'DATA' train classify --out model
+rejects 2 '--out' train classify data
+rejects 2 '--arch' train classify data --out model --arch rnn
+rejects 2 '--freeze-backbone needs --from' train classify data --out model --freeze-backbone
+rejects 2 'are for a new model' train classify data --out model --from model --width 8
+rejects 2 '--classes names the numbers' train classify data --out model --classes names.txt
+rejects 2 'PICTURE' classify model
+rejects 2 '--top' classify model a.png --top 0
+rejects 2 'DATA' eval classify model
 
 # ---- Files that do not fit: 1 ----
 printf 'one column\nand another\n' >one_column.tsv
@@ -309,6 +319,49 @@ rejects 1 'source.spm' translate damaged
 cp -r model before
 rejects 1 'one_column' train translate --pairs one_column.tsv --out model
 check 'the good model is untouched' diff -r model before
+
+# ---- Pictures ----
+# IDX files with 40 pictures of 8 x 8: even ones dark, odd ones light.
+mkdir -p idx && for split in train t10k; do
+  printf '\0\0\x08\x03\0\0\0\x28\0\0\0\x08\0\0\0\x08' >idx/$split-images-idx3-ubyte
+  printf '\0\0\x08\x01\0\0\0\x28' >idx/$split-labels-idx1-ubyte
+  for i in $(seq 0 39); do
+    printf "\\x$(printf %02x $((i % 2 * 200 + i)))%.0s" $(seq 64) >>idx/$split-images-idx3-ubyte
+    printf "\\x0$((i % 2))" >>idx/$split-labels-idx1-ubyte
+  done
+done
+# A grey picture of 2 x 2 as BMP.
+printf 'BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0\x02\0\0\0\x01\0\x18\0\0\0\0\0\x10\0\0\0%b%b' \
+  '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0' '\0310\0310\0310\0310\0310\0310\0\0\0310\0310\0310\0310\0310\0310\0\0' >light.bmp
+printf 'dark\nlight\n' >names.txt
+rejects 1 'there is no folder missing' train classify missing --out sees
+rejects 1 'no folder for any class' train classify folder --out sees
+rejects 1 'there is no folder missing' train classify idx --out sees --test missing
+runs train classify idx --out sees --classes names.txt --width 8 --depth 1 --steps 20 --batch 10 --no-flip --crop 0 --erase 0
+check 'it says how good it is' grep -q 'Accuracy on the 40 pictures of idx (t10k).*: [0-9.]*%' .err
+for part in config.json model.safetensors preprocessor_config.json training.json; do
+  check "the model folder has $part" test -s "sees/$part"
+done
+accepts '%  (light|dark)$' classify sees light.bmp
+check 'two classes, two lines behind the name' test "$(wc -l <.out)" = 3
+accepts '^\{"picture":"light.bmp","answers":\[\{"class":"(light|dark)","probability":0?\.?[0-9]' classify sees light.bmp --json --top 1
+accepts 'light.bmp' classify sees light.bmp light.bmp --attention-out maps
+check 'a map for each' test -s maps/light.attention.png -a -s maps/light-2.attention.png
+accepts '^accuracy  *[0-9.]+%' eval classify sees idx
+accepts '"recall"' eval classify sees idx --json
+rejects 1 'nothere.png' classify sees nothere.png
+checks=$((checks + 2))
+"$heed" classify sees nothere.png light.bmp >.out 2>.err
+[ $? = 1 ] || fail 'a picture that is missing: not exit code 1'
+grep -q 'light' .out || fail 'a picture that is missing: the others are not told'
+check 'it says how many are missing' grep -q '1 of 2 pictures could not be read' .err
+rejects 1 'marian|heed_rnn' classify model light.bmp
+rejects 1 'heed_cnn' translate sees
+rejects 1 'none of the 2 known classes|no folder' eval classify sees folder
+runs train classify idx --out blind --arch cnn --width 8 --depth 1 --steps 2
+rejects 1 'without attention' classify blind light.bmp --attention-out nomaps
+runs train classify idx --out more --from sees --freeze-backbone --steps 2
+check 'only the head has learned' grep -q 'parameters, 66 of them' .err
 
 # ---- Readers that leave ----
 checks=$((checks + 3))

@@ -1,0 +1,35 @@
+// The folder a model is trained into, for every task: the work in progress apart, and a whole new model that takes the
+// place of an older one at the end.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+namespace heed::app {
+
+class TrainingFolder {
+ public:
+  // Throws heed::Error if `out` is empty or a file. Makes nothing yet.
+  explicit TrainingFolder(std::string out);
+
+  std::string work() const;      // out/checkpoint: where everything is until the end
+  std::string finished() const;  // out/checkpoint/model: where to save the finished model for finish()
+
+  // Makes the work folder ready, empty if it shall not `resume`. If a training with this identity had ended and was cut
+  // off while its model moved to its place, completes that and returns what finish() was given. Throws heed::Error if a
+  // checkpoint is of another identity (nn::check_identity), or the folder cannot be made.
+  std::optional<nlohmann::json> open(const nlohmann::json& identity, bool resume) const;
+
+  // Writes training.json, `result` and the identity, to the model saved in finished(), moves all of it to `out` and
+  // removes the work folder. A kill leaves the old model, or what the next open() completes.
+  void finish(const nlohmann::json& result, const nlohmann::json& identity) const;
+
+ private:
+  std::string complete() const;  // a file that says that finished() is whole
+  void install() const;
+
+  std::string out_;
+};
+
+}  // namespace heed::app
