@@ -143,7 +143,8 @@ struct Curve {
   bool dots;  // few points, worth a mark each
 };
 
-std::string curve_svg(const std::vector<PagePoint>& points, const char* css, double width, double height) {
+std::string curve_svg(const std::vector<PagePoint>& points, const std::string& unit_of_loss, const char* css,
+                      double width, double height) {
   static constexpr Curve kCurves[] = {{&PagePoint::train_loss, "train", "training", false},
                                       {&PagePoint::valid_loss, "valid", "validation", true}};
   double end = 0, low = INFINITY, high = -INFINITY;
@@ -180,8 +181,8 @@ std::string curve_svg(const std::vector<PagePoint>& points, const char* css, dou
            "\" text-anchor=\"middle\">" + number(i * x_step, x_step < 1 ? 1 : 0) + "</text>\n";
   }
   out += "<text x=\"" + coordinate((kLeft + right) / 2) + "\" y=\"" + coordinate(height - 6) +
-         "\" text-anchor=\"middle\">" + unit.name + " of training</text>\n<text x=\"0\" y=\"12\">loss, nats per token" +
-         "</text>\n";
+         "\" text-anchor=\"middle\">" + unit.name + " of training</text>\n<text x=\"0\" y=\"12\">loss, nats per " +
+         escape_html(unit_of_loss) + "</text>\n";
   double name_x = right;  // names stand above the plot, from the right
   for (int i = 1; i >= 0; --i) {
     const Curve& curve = kCurves[i];
@@ -204,14 +205,86 @@ std::string curve_svg(const std::vector<PagePoint>& points, const char* css, dou
   return out + "</svg>\n";
 }
 
-std::string curve_html(const Page& page) {
-  if (page.curve.size() < 2) return "";
-  const std::string wide = curve_svg(page.curve, "wide", 880, 380);
+std::string curve_html(const std::vector<PagePoint>& points, const std::string& unit, const std::string& caption) {
+  if (points.size() < 2) return "";
+  const std::string wide = curve_svg(points, unit, "wide", 880, 380);
   if (wide.empty()) return "";
-  return "<section>\n<h2>How it learned</h2>\n<figure>\n" + wide + curve_svg(page.curve, "narrow", 360, 300) +
-         "<figcaption>The loss says how surprised the model is by the right next piece: 0 is never, and e to its power "
-         "is the number of pieces it wavers between. Validation is on pairs it does not train on.</figcaption>\n"
-         "</figure>\n</section>\n";
+  return "<figure>\n" + wide + curve_svg(points, unit, "narrow", 360, 300) + "<figcaption>" + caption +
+         "</figcaption>\n</figure>\n";
+}
+
+std::string learning_html(const Page& page) {
+  const std::string curve =
+      curve_html(page.curve, "token",
+                 "The loss says how surprised the model is by the right next piece: 0 is never, and e to its power is "
+                 "the number of pieces it wavers between. Validation is on pairs it does not train on.");
+  return curve.empty() ? "" : "<section>\n<h2>How it learned</h2>\n" + curve + "</section>\n";
+}
+
+// ---- Pictures ----
+
+std::string base64(std::string_view bytes) {
+  static constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  for (size_t i = 0; i < bytes.size(); i += 3) {
+    uint32_t three = 0;
+    for (size_t j = 0; j < 3; ++j)
+      three = three << 8 | (i + j < bytes.size() ? static_cast<uint8_t>(bytes[i + j]) : 0u);
+    for (int digit = 3; digit >= 0; --digit) out += kDigits[three >> 6 * digit & 63];
+  }
+  if (bytes.size() % 3 == 1) out.replace(out.size() - 2, 2, "==");
+  if (bytes.size() % 3 == 2) out.back() = '=';
+  return out;
+}
+
+std::string picture_html(const PagePicture& picture) {
+  std::string out = "<article class=\"picture\">\n<div class=\"views\">";
+  for (const PageImage& image : picture.images) {
+    const std::string caption = escape_html(image.caption);
+    out += "<div><img alt=\"" + caption + "\" src=\"data:image/png;base64," + base64(image.png) + "\"><span>" +
+           caption + "</span></div>";
+  }
+  out += "</div>\n";
+  if (!picture.answers.empty()) out += "<dl class=\"answers\">\n";
+  for (const PageShare& answer : picture.answers) {
+    out += "<dt>" + escape_html(answer.name) + "</dt><dd><i style=\"--a:" + share(static_cast<float>(answer.share)) +
+           "\"></i>" + number(100 * answer.share, 1) + "%</dd>\n";
+  }
+  if (!picture.answers.empty()) out += "</dl>\n";
+  return out + "</article>\n";
+}
+
+std::string pictures_html(const PagePictures& task) {
+  std::string out =
+      "<section>\n<h2>" + escape_html(task.title) + "</h2>\n<p class=\"note\">" + escape_html(task.note) + "</p>\n";
+  if (!task.scores.empty()) {
+    out += "<table class=\"scores\"><tbody>\n";
+    for (const PageFact& score : task.scores) {
+      out +=
+          "<tr><th scope=\"row\">" + escape_html(score.name) + "</th><td>" + escape_html(score.value) + "</td></tr>\n";
+    }
+    out += "</tbody></table>\n";
+  }
+  if (!task.legend.empty()) {
+    out += "<ul class=\"colours\">";
+    for (const PageColour& colour : task.legend) {
+      const auto part = [](uint8_t value) { return std::to_string(value); };
+      out += "<li><i style=\"background:rgb(" + part(colour.red) + " " + part(colour.green) + " " + part(colour.blue) +
+             ")\"></i>" + escape_html(colour.name) + "</li>";
+    }
+    out += "</ul>\n";
+  }
+  if (!task.pictures.empty()) {
+    out += "<div class=\"pictures\">\n";
+    for (const PagePicture& picture : task.pictures) out += picture_html(picture);
+    out += "</div>\n";
+  }
+  return out +
+         curve_html(task.curve, task.unit,
+                    "The loss says how surprised the network is by the right class: 0 is never, and e to its power is "
+                    "the number of classes it wavers between. In training it is asked for less than certainty, so that "
+                    "curve ends higher.") +
+         "</section>\n";
 }
 
 // ---- Scores and facts ----
@@ -389,7 +462,8 @@ std::string render_page(const Page& page) {
       "</p>\n</header>\n";
   out += scores_html(page);
   out += translations_html(page);
-  out += curve_html(page);
+  out += learning_html(page);
+  for (const PagePictures& task : page.pictures) out += pictures_html(task);
   out += facts_html(page);
   if (!page.explanation.query.empty()) out += ExplanationHtml(page.explanation).write();
   return out + "</main>\n<footer>Written by heed " + escape_html(heed::version()) +

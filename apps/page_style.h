@@ -69,6 +69,21 @@ header + section h2 { margin-top: 1.5rem; }
 .legend i { width: 8rem; height: .7rem; border-radius: 3px;
   background: linear-gradient(90deg, rgb(var(--heat) / .045), rgb(var(--heat))); }
 
+/* Pictures, small ones with sharp pixels. */
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 2rem 1.5rem; margin: 1.5rem 0; }
+.views { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: .4rem; }
+.views img { display: block; width: 100%; border-radius: 3px; image-rendering: pixelated; }
+.views span { display: block; font: .78rem/1.4 var(--sans); color: var(--soft); padding-top: .3rem; }
+.answers { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .75rem; margin: .6rem 0 0; font: .82rem/1.5 var(--sans);
+  font-variant-numeric: tabular-nums; }
+.answers dt { color: var(--soft); }
+.answers dd { margin: 0; display: flex; align-items: center; gap: .5rem; }
+.answers i { height: .55rem; border-radius: 2px; background: rgb(var(--heat)); width: calc(60% * var(--a)); min-width: 1px; }
+.answers dt:first-of-type, .answers dt:first-of-type + dd { color: var(--ink); font-weight: 600; }
+.colours { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; list-style: none; padding: 0; margin: 1rem 0; font: .82rem/1.5 var(--sans); }
+.colours li { display: flex; align-items: center; gap: .4rem; color: var(--soft); }
+.colours i { width: .8rem; height: .8rem; border-radius: 2px; }
+
 /* The curve: drawn twice, so that its letters have one size on a phone and on a screen. */
 figure { margin: 1.25rem 0 0; }
 figcaption { margin-top: .9rem; max-width: 40rem; }
@@ -107,8 +122,8 @@ footer { padding-top: 4rem; padding-bottom: 3rem; color: var(--soft); font-size:
   .scores tbody tr:first-child > * { font-size: 1.35rem; }
   .steps td.bar { width: 5.5rem; }
 }
-@media (forced-colors: active) { .map td.w, .steps td.bar i, .legend i { forced-color-adjust: none; } }
-@media print { .pair, figure { break-inside: avoid; } .readout { display: none; } }
+@media (forced-colors: active) { .map td.w, .steps td.bar i, .legend i, .colours i, .answers i { forced-color-adjust: none; } }
+@media print { .pair, .picture, figure { break-inside: avoid; } .readout { display: none; } }
 )css";
 
 // Shows the weight of the cell under the pointer, the finger or, with the arrow keys, the focus. Without it every cell

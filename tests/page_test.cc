@@ -35,6 +35,15 @@ Page sample() {
   for (int i = 0; i < 20; ++i) {
     page.curve.push_back({10.0 * (i + 1), 8.0 / (i + 1) + 2, i % 5 == 4 ? 8.5 / (i + 1) + 2 : NAN});
   }
+  page.pictures = {{.title = "What is it? " + kHostile,
+                    .note = kHostile,
+                    .scores = {{"held-out pictures " + kHostile, "91.7%" + kHostile}},
+                    .legend = {{"Sneaker " + kHostile, 1, 128, 255}},
+                    .pictures = {{{{"Man", "as it is"}, {"Ma", "where it looked " + kHostile}},
+                                  {{"Sneaker " + kHostile, 0.984}, {"Sandal", 0.016}}},
+                                 {{{std::string("M\0\xFF", 3), "another"}}}},
+                    .curve = {{1, 2, 3}, {2, 1, 2}},
+                    .unit = "picture " + kHostile}};
   page.facts = {{"Seed" + kHostile, "1" + kHostile}};
   page.explanation = explain("hello " + kHostile, "AI and deep learning");
   return page;
@@ -66,7 +75,7 @@ TEST(Page, EscapesAllText) {
   const std::string html = render_page(sample());
   EXPECT_EQ(count(html, "<script>"), 1u) << "the page's own, and no other";
   EXPECT_EQ(count(html, "</script>"), 1u);
-  EXPECT_EQ(html.find("<img"), std::string::npos);
+  EXPECT_EQ(html.find("<img src=x"), std::string::npos);
   EXPECT_NE(html.find("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt; &amp; &quot;two&quot;"), std::string::npos);
   EXPECT_EQ(escape_html("a\x01\xff"), "a\uFFFD\uFFFD");
 }
@@ -91,14 +100,33 @@ TEST(Page, HoldsEveryTranslationAndWeight) {
   EXPECT_EQ(count(html, "<dt>The model in the box</dt>"), 1u) << "where there is such a translation";
   EXPECT_NE(html.find("boxed &lt;script"), std::string::npos);
   EXPECT_NE(html.find("41.2"), std::string::npos);
-  EXPECT_EQ(count(html, "<table class=\"scores\">"), 2u);
+  EXPECT_EQ(count(html, "<table class=\"scores\">"), 3u);
 }
 
 TEST(Page, DrawsTheCurve) {
   const std::string html = render_page(sample());
-  EXPECT_EQ(count(html, "<svg"), 2u) << "one for screens, one for phones";
-  EXPECT_EQ(count(html, "<circle"), 2u * 4) << "a dot for each validation";
+  EXPECT_EQ(count(html, "<svg"), 2u + 2u) << "one for screens, one for phones, and those of the pictures' task";
+  EXPECT_EQ(count(html, "<circle"), 2u * 4 + 2u * 2) << "a dot for each validation";
+  EXPECT_EQ(count(html, ">loss, nats per token<"), 2u);
+  EXPECT_EQ(count(html, ">loss, nats per picture &lt;"), 2u);
   EXPECT_FALSE(has_nan(html));
+}
+
+TEST(Page, HoldsThePictures) {
+  const std::string html = render_page(sample());
+  // base64 of three, two and again three bytes (RFC 4648).
+  EXPECT_NE(html.find("<img alt=\"as it is\" src=\"data:image/png;base64,TWFu\">"), std::string::npos);
+  EXPECT_NE(html.find("src=\"data:image/png;base64,TWE=\">"), std::string::npos);
+  EXPECT_NE(html.find("<img alt=\"another\" src=\"data:image/png;base64,TQD/\">"), std::string::npos);
+  EXPECT_EQ(count(html, "<img "), 3u);
+  EXPECT_EQ(count(html, "<dl class=\"answers\">"), 1u) << "where there are answers";
+  EXPECT_NE(html.find("--a:0.984\"></i>98.4%"), std::string::npos);
+  EXPECT_NE(html.find("91.7%"), std::string::npos);
+  EXPECT_NE(html.find("background:rgb(1 128 255)"), std::string::npos);
+
+  Page page;
+  page.pictures = {{.pictures = {{{{"M", "one byte"}}}}}};
+  EXPECT_NE(render_page(page).find("base64,TQ==\""), std::string::npos);
 }
 
 TEST(Page, LeavesOutWhatIsNotThere) {
