@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 
+#include "apps/boxed_model.h"
 #include "apps/explain.h"
 #include "apps/info.h"
 #include "apps/output.h"
@@ -15,7 +16,6 @@
 #include "apps/program.h"
 #include "apps/progress.h"
 #include "apps/terminal.h"
-#include "apps/translate/boxed_model.h"
 #include "apps/translate/commands.h"
 #include "apps/translate/debian.h"
 #include "apps/translate/infer.h"
@@ -189,7 +189,7 @@ class Demo {
 
   void measure() {
     translator_ = std::make_unique<translate::Translator>(translate::Translator::load(train_.out));
-    if (const std::string boxed = translate::boxed_model(); !boxed.empty()) {
+    if (const std::string boxed = boxed_model("en-de"); !boxed.empty()) {
       boxed_ = std::make_unique<translate::Translator>(translate::Translator::load(boxed));
     }
     const std::vector<std::string> outputs = translate_all(*translator_, test_pairs_);

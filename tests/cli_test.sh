@@ -126,7 +126,7 @@ rejects 2 '--arch' train classify data --out model --arch rnn
 rejects 2 '--freeze-backbone needs --from' train classify data --out model --freeze-backbone
 rejects 2 'are for a new model' train classify data --out model --from model --width 8
 rejects 2 '--classes names the numbers' train classify data --out model --classes names.txt
-rejects 2 'PICTURE' classify model
+rejects 2 'PICTURE' classify
 rejects 2 '--top' classify model a.png --top 0
 rejects 2 'DATA' eval classify model
 
@@ -350,6 +350,7 @@ check 'a map for each' test -s maps/light.attention.png -a -s maps/light-2.atten
 accepts '^accuracy  *[0-9.]+%' eval classify sees idx
 accepts '"recall"' eval classify sees idx --json
 rejects 1 'nothere.png' classify sees nothere.png
+rejects 2 'no picture to classify' classify sees
 checks=$((checks + 2))
 "$heed" classify sees nothere.png light.bmp >.out 2>.err
 [ $? = 1 ] || fail 'a picture that is missing: not exit code 1'

@@ -125,7 +125,7 @@ TEST(Page, HoldsThePictures) {
   EXPECT_NE(html.find("background:rgb(1 128 255)"), std::string::npos);
 
   Page page;
-  page.pictures = {{.pictures = {{{{"M", "one byte"}}}}}};
+  page.pictures = {{.title = "", .note = "", .pictures = {{{{"M", "one byte"}}}}}};
   EXPECT_NE(render_page(page).find("base64,TQ==\""), std::string::npos);
 }
 

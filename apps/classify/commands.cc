@@ -13,6 +13,7 @@
 #include <set>
 #include <system_error>
 
+#include "apps/boxed_model.h"
 #include "apps/classify/data.h"
 #include "apps/classify/measure.h"
 #include "apps/classify/model.h"
@@ -144,33 +145,10 @@ int train_command(const TrainArguments& arguments) {
 
     for (const std::string& note : set.notes) say(note);
     app::Progress bar("Training");
-    const TrainResult result = train(std::move(set), options, [&](const TrainProgress& p) {
-      if (p.loop.validated != nullptr) {
-        const nn::TrainPoint& point = *p.loop.validated;
-        bar.note("step " + thousands(point.step) + "  training loss " + fixed(point.train_loss, 3) +
-                 "  validation loss " + fixed(point.valid_loss, 3) + "  accuracy " + percent(p.valid_accuracy) +
-                 "  after " + app::duration(p.loop.seconds));
-      }
-      bar.update([&] {
-        return app::ProgressState{
-            p.loop.fraction,
-            {"step " + thousands(p.loop.step), "loss " + fixed(p.loop.loss, 3),
-             thousands(std::llround(p.loop.units_per_second)) + " pictures/s", "epoch " + fixed(p.loop.epoch, 1)},
-            p.loop.seconds_left};
-      });
-    });
+    const TrainResult result = train(std::move(set), options, show_training(bar));
     for (const std::string& note : result.notes) bar.note(note);
-    const std::string steps = thousands(result.steps) + " steps";
-    if (result.interrupted) {
-      bar.done("Interrupted after " + steps + "; the same command goes on from the checkpoint in " + options.out + ".");
-      return app::kInterrupted;
-    }
-    bar.done("Trained " + steps + " in " + app::duration(result.seconds) + ": " + thousands(result.parameters) +
-             " parameters" +
-             (result.learning < result.parameters ? ", " + thousands(result.learning) + " of them" : "") + ", " +
-             thousands(result.train_pictures) + " pictures, best validation loss " + fixed(result.best_valid_loss, 3) +
-             ", accuracy " + percent(result.valid_accuracy) + " of " + thousands(result.validation_pictures) +
-             " held out. The model is in " + options.out + ".");
+    bar.done(training_summary(result, options));
+    if (result.interrupted) return app::kInterrupted;
     test(arguments);
     return app::kOk;
   });
@@ -274,8 +252,8 @@ void add_train(app::Program& program) {
 // ---- heed classify ----
 
 struct ClassifyArguments {
-  std::string dir, attention;
-  std::vector<std::string> files;
+  std::string attention;
+  std::vector<std::string> files;  // the model's folder may be before them
   int64_t top = 5;
   bool json = false;
 };
@@ -298,12 +276,32 @@ std::string overlay_path(const std::string& dir, const std::string& picture, std
   return (fs::path(dir) / (name + ".attention.png")).string();
 }
 
-int classify_command(const ClassifyArguments& arguments) {
-  const std::shared_ptr<Model> model = load_model(arguments.dir);
+// The folder that the user named before the pictures, or that of the model in the box.
+std::string take_model(std::vector<std::string>& files) {
+  std::error_code ignored;
+  if (fs::is_directory(files.front(), ignored)) {
+    const std::string dir = files.front();
+    files.erase(files.begin());
+    if (files.empty()) throw UsageError("there is a model, " + dir + ", and no picture to classify");
+    return dir;
+  }
+  const std::string boxed = app::boxed_model("fashion");
+  if (boxed.empty()) {
+    throw Error(files.front() +
+                " is no folder of a model, and models/fashion, the one that comes with heed, is not "
+                "there; name a model's folder first");
+  }
+  return boxed;
+}
+
+int classify_command(const ClassifyArguments& given) {
+  ClassifyArguments arguments = given;
+  const std::string dir = take_model(arguments.files);
+  const std::shared_ptr<Model> model = load_model(dir);
   const bool wants_map = !arguments.attention.empty();
   if (wants_map) {
     if (!model->has_attention()) {
-      throw Error(arguments.dir + " holds a network without attention; --attention-out is for cnn-cbam and vit");
+      throw Error(dir + " holds a network without attention; --attention-out is for cnn-cbam and vit");
     }
     std::error_code error;
     fs::create_directories(arguments.attention, error);
@@ -361,8 +359,11 @@ int classify_command(const ClassifyArguments& arguments) {
 void add_classify(app::Program& program) {
   CLI::App* command = program.heed.add_subcommand("classify", "Tell what is in pictures, with a trained model");
   auto a = std::make_shared<ClassifyArguments>();
-  command->add_option("DIR", a->dir, "The folder of a trained model")->required()->type_name(" ");
-  command->add_option("PICTURE", a->files, "Pictures: PNG, JPEG, WebP or BMP")->required()->type_name(" ");
+  command
+      ->add_option("PICTURE", a->files,
+                   "Pictures: PNG, JPEG, WebP or BMP; before them, unless models/fashion shall tell, a model's folder")
+      ->required()
+      ->type_name(" ");
   command->add_option("--top", a->top, "How many classes to tell of a picture")
       ->type_name("N")
       ->check(between(1, 1e6))
@@ -378,6 +379,7 @@ void add_classify(app::Program& program) {
       "picture's\nsmallest value to its largest. Models are ours, or ViT and DeiT of Hugging Face.\n\n"
       "Pictures that cannot be read are named on standard error; the exit code is then 1.\n\n"
       "Examples:\n"
+      "  heed classify shoe.png\n"
       "  heed classify model photo.jpg\n"
       "  heed classify model photos/*.jpg --json > answers.jsonl\n"
       "  heed classify model photo.jpg --attention-out maps");
@@ -436,6 +438,36 @@ void add_eval(app::Program& program) {
 }
 
 }  // namespace
+
+std::function<void(const TrainProgress&)> show_training(app::Progress& bar) {
+  return [&bar](const TrainProgress& p) {
+    if (p.loop.validated != nullptr) {
+      const nn::TrainPoint& point = *p.loop.validated;
+      bar.note("step " + thousands(point.step) + "  training loss " + fixed(point.train_loss, 3) +
+               "  validation loss " + fixed(point.valid_loss, 3) + "  accuracy " + percent(p.valid_accuracy) +
+               "  after " + app::duration(p.loop.seconds));
+    }
+    bar.update([&] {
+      return app::ProgressState{
+          p.loop.fraction,
+          {"step " + thousands(p.loop.step), "loss " + fixed(p.loop.loss, 3),
+           thousands(std::llround(p.loop.units_per_second)) + " pictures/s", "epoch " + fixed(p.loop.epoch, 1)},
+          p.loop.seconds_left};
+    });
+  };
+}
+
+std::string training_summary(const TrainResult& result, const TrainOptions& options) {
+  const std::string steps = thousands(result.steps) + " steps";
+  if (result.interrupted) {
+    return "Interrupted after " + steps + "; the same command goes on from the checkpoint in " + options.out + ".";
+  }
+  return "Trained " + steps + " in " + app::duration(result.seconds) + ": " + thousands(result.parameters) +
+         " parameters" + (result.learning < result.parameters ? ", " + thousands(result.learning) + " of them" : "") +
+         ", " + thousands(result.train_pictures) + " pictures, best validation loss " +
+         fixed(result.best_valid_loss, 3) + ", accuracy " + percent(result.valid_accuracy) + " of " +
+         thousands(result.validation_pictures) + " held out. The model is in " + options.out + ".";
+}
 
 void add_commands(app::Program& program) {
   add_train(program);

@@ -41,11 +41,9 @@ struct DebianText {
 // Told before each package: its name, how many are done, how many there are in all.
 using DebianProgress = std::function<void(const std::string& package, int64_t done, int64_t total)>;
 
-// Downloads each package with apt-get, unpacks it with dpkg-deb under work_dir (nothing is installed, no right beyond
-// writing there is needed) and reads the catalogues of `language` (a gettext locale: "de", "pt_BR") in it. A package
-// that is already unpacked there is used as it is, without the network; one that was interrupted starts afresh.
-// English is the source side. Throws heed::Error naming the command, the package and what the command said last, when
-// a command fails; also for something that is not a package name, or a package without catalogues in the language.
+// Fetches each package into work_dir (apps/debian_package.h) and reads the catalogues of `language` (a gettext locale:
+// "de", "pt_BR") in it. English is the source side. Throws heed::Error as fetch_debian, and for a package without
+// catalogues in the language.
 DebianText collect_debian(std::span<const std::string> packages, const std::string& work_dir,
                           const DebianProgress& progress = {}, const std::string& language = "de");
 

@@ -20,12 +20,12 @@
 #include <utility>
 #include <vector>
 
+#include "apps/boxed_model.h"
 #include "apps/lines.h"
 #include "apps/output.h"
 #include "apps/progress.h"
 #include "apps/terminal.h"
 #include "apps/translate/alignment.h"
-#include "apps/translate/boxed_model.h"
 #include "apps/translate/documents/fill.h"
 #include "apps/translate/documents/passages.h"
 #include "apps/translate/documents/terms.h"
@@ -413,7 +413,7 @@ void find_texts(TranslateArguments& arguments) {
 
 Translator load(const std::string& dir) {
   if (dir.empty()) {
-    const std::string boxed = boxed_model();
+    const std::string boxed = app::boxed_model("en-de");
     if (boxed.empty()) {
       throw Error(
           "models/en-de, the model that comes with heed, is not where heed is; give the folder of another model");
