@@ -7,8 +7,10 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "apps/boxed_model.h"
+#include "apps/demo_pictures.h"
 #include "apps/explain.h"
 #include "apps/info.h"
 #include "apps/output.h"
@@ -36,7 +38,8 @@ constexpr double kValidation = 500;
 constexpr int kBeam = 4;
 // What was held out of the messages that models/en-de learned from, by the same split (its README.md says so).
 constexpr double kHeldOutOfTheBox = 0.015;
-constexpr int64_t kValidateEvery = 75;  // steps: some twenty points on the curve
+constexpr double kClassifyShare = 0.15;  // of the time for training
+constexpr int64_t kValidateEvery = 75;   // steps: some twenty points on the curve
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -98,12 +101,14 @@ class Demo {
 
     step("Sentence pairs from Debian's translated programs");
     collect();
-    step("Training an encoder-decoder with additive attention (Bahdanau et al. 2015)");
+    step("Translate: training an encoder-decoder with additive attention (Bahdanau et al. 2015)");
     if (!learn()) return kInterrupted;
     step("Measuring on the held-out pairs");
     measure();
     step("Ten held-out messages");
     show_examples();
+    step("Classify: training a convolutional network with CBAM (Woo et al. 2018) on pictures of clothes");
+    if (!add(demo_classify(pictures(kClassifyShare)))) return kInterrupted;
 
     page_.facts.push_back({"The whole demo", duration(now() - start)});
     const std::string file = (fs::path(options_.out) / "index.html").string();
@@ -122,6 +127,17 @@ class Demo {
     std::error_code error;
     fs::create_directories(path, error);
     if (error) throw Error("cannot make the folder " + path + ": " + error.message());
+  }
+
+  PicturesDemo pictures(double share) {
+    if (fashion_.empty()) fashion_ = fashion_folder((fs::path(work_) / "debian").string());
+    return {.data = fashion_, .work = work_, .minutes = share * options_.minutes, .seed = options_.seed};
+  }
+
+  // False if Ctrl-C stopped it.
+  bool add(std::optional<PagePictures> task) {
+    if (task) page_.pictures.push_back(*std::move(task));
+    return task.has_value();
   }
 
   void collect() {
@@ -163,7 +179,7 @@ class Demo {
   // False if Ctrl-C stopped it.
   bool learn() {
     train_.out = (fs::path(work_) / "model").string();
-    train_.minutes = options_.minutes;
+    train_.minutes = (1 - kClassifyShare) * options_.minutes;
     train_.seed = options_.seed;
     train_.patience = 0;  // the time is the limit
     train_.model.arch = "rnn";
@@ -312,6 +328,7 @@ class Demo {
 
   const DemoOptions options_;
   const std::string work_;
+  std::string fashion_;  // the folder of the clothes
   const Terminal terminal_;
   const Style style_;
   int steps_ = 0;

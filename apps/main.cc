@@ -14,6 +14,7 @@
 #include "apps/info.h"
 #include "apps/output.h"
 #include "apps/program.h"
+#include "apps/segment/commands.h"
 #include "apps/terminal.h"
 #include "apps/translate/commands.h"
 #include "apps/translate/data_commands.h"
@@ -27,6 +28,7 @@ constexpr void (*kTasks[])(Program&) = {
     translate::add_data_commands,
     translate::add_commands,
     classify::add_commands,
+    segment::add_commands,
 };
 
 struct InfoArguments {

@@ -297,10 +297,10 @@ TEST_F(Classify, PreparesAsTheFileSays) {
   Preprocess p = square();
   p.resize = pictures::Size{.shortest_edge = 4};
   p.crop = pictures::Size{4, 4};
-  const Picture middle = prepare(wide, p);
+  const Picture middle = pictures::prepare(wide, p);
   EXPECT_EQ(middle.bytes, std::vector<uint8_t>(16, 200));
   p.resample = pictures::Resample::hamming;
-  EXPECT_SAYS(error_of([&] { prepare(wide, p); }), "\"resample\": 5");
+  EXPECT_SAYS(error_of([&] { pictures::prepare(wide, p); }), "\"resample\": 5");
 }
 
 TEST_F(Classify, ReadsIdx) {

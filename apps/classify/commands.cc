@@ -263,7 +263,7 @@ constexpr int64_t kShownSide = 224;
 
 // The picture that the map covers: all of it, unless the model sees its middle only.
 Picture shown(const Picture& picture, const pictures::Preprocess& preprocess) {
-  Picture seen = preprocess.crop ? prepare(picture, preprocess) : picture;
+  Picture seen = preprocess.crop ? pictures::prepare(picture, preprocess) : picture;
   const int64_t side = std::min(seen.width, seen.height), times = (kShownSide + side - 1) / side;
   return times > 1 ? pictures::resize(seen, times * seen.width, times * seen.height, pictures::Filter::nearest) : seen;
 }
@@ -320,7 +320,7 @@ int classify_command(const ClassifyArguments& given) {
       ++unread;
       continue;
     }
-    Picture prepared = prepare(picture, model->preprocess());
+    Picture prepared = pictures::prepare(picture, model->preprocess());
     const PictureSet one{.preprocess = model->preprocess(),
                          .channels = prepared.channels,
                          .height = prepared.height,

@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "apps/pictures/datasets.h"
-#include "apps/pictures/resize.h"
 
 namespace heed::classify {
 namespace {
@@ -26,24 +25,6 @@ using pictures::Preprocess;
 constexpr int64_t kLargestSide = 128;  // that is chosen without being asked for
 constexpr int64_t kLooked = 32;        // pictures that are looked at to choose
 constexpr int64_t kSkippedNamed = 10;  // files that could not be read and are called by name
-
-pictures::Filter filter_of(pictures::Resample resample) {
-  switch (resample) {
-    case pictures::Resample::nearest:
-      return pictures::Filter::nearest;
-    case pictures::Resample::lanczos:
-      return pictures::Filter::lanczos;
-    case pictures::Resample::bilinear:
-      return pictures::Filter::bilinear;
-    case pictures::Resample::bicubic:
-      return pictures::Filter::bicubic;
-    case pictures::Resample::box:
-      return pictures::Filter::box;
-    case pictures::Resample::hamming:
-      break;
-  }
-  throw Error("preprocessor_config.json asks for Hamming's filter (\"resample\": 5), which is not here; bilinear is 2");
-}
 
 Preprocess square(int64_t side, int64_t channels) {
   Preprocess p = Preprocess::defaults(Preprocess::Kind::vit);
@@ -154,7 +135,7 @@ PictureSet read_data(const std::string& folder, const DataOptions& options) {
     const int64_t side = options.size > 0 ? options.size : std::max(first.width, first.height);
     set.preprocess = options.preprocess ? *options.preprocess : square(side, set.channels);
     for (Picture& picture : read.pictures) {
-      picture = prepare(pictures::with_channels(std::move(picture), set.channels), set.preprocess);
+      picture = pictures::prepare(pictures::with_channels(std::move(picture), set.channels), set.preprocess);
     }
   } else {
     const pictures::ClassFolders found = pictures::find_class_folders(folder, options.classes);
@@ -167,7 +148,7 @@ PictureSet read_data(const std::string& folder, const DataOptions& options) {
       set.preprocess = square(options.size > 0 ? options.size : fitting_side(found.files), set.channels);
     }
     read = pictures::read_pictures(found.files, {.channels = set.channels},
-                                   [&](const Picture& picture) { return prepare(picture, set.preprocess); });
+                                   [&](const Picture& picture) { return pictures::prepare(picture, set.preprocess); });
     if (!read.skipped.empty()) set.notes.push_back(pictures::summary(read.skipped, kSkippedNamed));
     if (options.classes.empty()) check_each_read(read.labels, set.classes, folder);
   }
@@ -175,38 +156,9 @@ PictureSet read_data(const std::string& folder, const DataOptions& options) {
   return set;
 }
 
-Picture prepare(const Picture& picture, const Preprocess& preprocess) {
-  Picture result = picture;
-  if (preprocess.resize) {
-    const pictures::Size& size = *preprocess.resize;
-    const pictures::Filter filter = filter_of(preprocess.resample);
-    if (size.shortest_edge > 0) {
-      result = pictures::resize_shorter_side(result, size.shortest_edge, filter);
-    } else if (size.width != result.width || size.height != result.height) {
-      result = pictures::resize(result, size.width, size.height, filter);
-    }
-  }
-  if (preprocess.crop) result = pictures::centre_crop(result, preprocess.crop->width, preprocess.crop->height);
-  return result;
-}
-
 // ---- Batches ----
 
 namespace {
-
-// What the bytes of a channel are to the network.
-std::vector<std::array<float, 256>> numbers_of(const Preprocess& p, int64_t channels) {
-  std::vector<std::array<float, 256>> tables(static_cast<size_t>(channels));
-  for (size_t c = 0; c < tables.size(); ++c) {
-    const auto of = [&](const std::vector<double>& values) { return values.at(values.size() == 1 ? 0 : c); };
-    for (size_t byte = 0; byte < 256; ++byte) {
-      double number = static_cast<double>(byte) * p.rescale.value_or(1);
-      if (!p.mean.empty()) number = (number - of(p.mean)) / of(p.std);
-      tables[c][byte] = static_cast<float>(number);
-    }
-  }
-  return tables;
-}
 
 // What happens to one picture.
 struct Change {
@@ -245,7 +197,7 @@ Change change_of(const double* chance, const Augmentation& a, int64_t height, in
 }  // namespace
 
 torch::Tensor make_batch(const PictureSet& set, std::span<const int64_t> rows, const Augmentation& augmentation) {
-  const auto tables = numbers_of(set.preprocess, set.channels);
+  const auto tables = pictures::numbers_of(set.preprocess, set.channels);
   const auto count = static_cast<int64_t>(rows.size());
   const bool changes = augmentation.crop > 0 || augmentation.flip || augmentation.erase > 0;
   const torch::Tensor chances = changes ? torch::rand({count, kDraws}, torch::kFloat64) : torch::Tensor();

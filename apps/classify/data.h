@@ -51,10 +51,6 @@ bool holds_idx(const std::string& folder, const std::string& split);
 // without given classes when there are fewer than two or one has no picture.
 PictureSet read_data(const std::string& folder, const DataOptions& options);
 
-// The steps of `preprocess` that make a picture of a picture: resize, then crop. Throws heed::Error for a step that
-// cannot be done.
-pictures::Picture prepare(const pictures::Picture& picture, const pictures::Preprocess& preprocess);
-
 // ---- Batches ----
 
 // What may happen to a picture before it is trained with; as it stands, nothing.

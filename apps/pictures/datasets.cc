@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -476,6 +477,23 @@ Classes read_classes(const std::string& path) {
                 std::to_string(kIgnoredLabel - 1) + " are needed, one a line");
   }
   return classes;
+}
+
+std::string classes_text(const Classes& classes) {
+  std::string text;
+  const auto line = [&](const Class& c, bool is_ignored) {
+    text += c.name;
+    if (c.colour) {
+      char colour[8];
+      std::snprintf(colour, sizeof colour, "#%02x%02x%02x", c.colour->red, c.colour->green, c.colour->blue);
+      text += "\t" + std::string(colour);
+    }
+    if (is_ignored) text += "\tignored";
+    text += "\tvalue " + std::to_string(c.value) + "\n";
+  };
+  for (const Class& c : classes.classes) line(c, false);
+  for (const Class& c : classes.ignored) line(c, true);
+  return text;
 }
 
 std::string MaskPairs::summary() const {

@@ -97,6 +97,9 @@ struct Classes {
 // fewer than two classes remain.
 Classes read_classes(const std::string& path);
 
+// The text of such a file: read_classes reads back what was written.
+std::string classes_text(const Classes& classes);
+
 struct MaskPair {
   std::string picture, mask;
 };

@@ -1,4 +1,4 @@
-// preprocessor_config.json, read and written.
+// preprocessor_config.json, read, written and done.
 #include "apps/pictures/preprocess.h"
 
 #include <heed/attention.h>
@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "apps/pictures/resize.h"
 #include "libtorch/files.h"
 
 namespace heed::pictures {
@@ -147,5 +148,58 @@ Preprocess Preprocess::load(const std::string& dir) {
 }
 
 void Preprocess::save(const std::string& dir) const { nn::write_file(path_in(dir), to_json().dump(2) + "\n"); }
+
+// ---- Doing it ----
+
+namespace {
+
+Filter filter_of(Resample resample) {
+  switch (resample) {
+    case Resample::nearest:
+      return Filter::nearest;
+    case Resample::lanczos:
+      return Filter::lanczos;
+    case Resample::bilinear:
+      return Filter::bilinear;
+    case Resample::bicubic:
+      return Filter::bicubic;
+    case Resample::box:
+      return Filter::box;
+    case Resample::hamming:
+      break;
+  }
+  throw Error("preprocessor_config.json asks for Hamming's filter (\"resample\": 5), which is not here; bilinear is 2");
+}
+
+}  // namespace
+
+Picture prepare(const Picture& picture, const Preprocess& preprocess) {
+  Picture result = picture;
+  if (preprocess.resize) {
+    const Size& size = *preprocess.resize;
+    const Filter filter = filter_of(preprocess.resample);
+    if (size.shortest_edge > 0) {
+      result = resize_shorter_side(result, size.shortest_edge, filter);
+    } else if (size.width != result.width || size.height != result.height) {
+      result = resize(result, size.width, size.height, filter);
+    }
+  }
+  if (preprocess.crop) result = centre_crop(result, preprocess.crop->width, preprocess.crop->height);
+  return result;
+}
+
+// What the bytes of a channel are to the network.
+std::vector<std::array<float, 256>> numbers_of(const Preprocess& p, int64_t channels) {
+  std::vector<std::array<float, 256>> tables(static_cast<size_t>(channels));
+  for (size_t c = 0; c < tables.size(); ++c) {
+    const auto of = [&](const std::vector<double>& values) { return values.at(values.size() == 1 ? 0 : c); };
+    for (size_t byte = 0; byte < 256; ++byte) {
+      double number = static_cast<double>(byte) * p.rescale.value_or(1);
+      if (!p.mean.empty()) number = (number - of(p.mean)) / of(p.std);
+      tables[c][byte] = static_cast<float>(number);
+    }
+  }
+  return tables;
+}
 
 }  // namespace heed::pictures

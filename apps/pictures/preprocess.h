@@ -2,6 +2,7 @@
 // for ViT, DeiT and SegFormer, as data.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "apps/json_keys.h"
+#include "apps/pictures/picture.h"
 
 namespace heed::pictures {
 
@@ -49,5 +51,11 @@ struct Preprocess {
   static Preprocess load(const std::string& dir);
   void save(const std::string& dir) const;  // whole or not at all
 };
+
+// The steps that make a picture of a picture: resize, then crop. Throws heed::Error for a step that cannot be done.
+Picture prepare(const Picture& picture, const Preprocess& preprocess);
+
+// The steps after those, as what the bytes of each channel are to the network: rescale, then mean and deviation.
+std::vector<std::array<float, 256>> numbers_of(const Preprocess& preprocess, int64_t channels);
 
 }  // namespace heed::pictures

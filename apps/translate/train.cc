@@ -12,6 +12,7 @@
 #include <optional>
 #include <sstream>
 
+#include "apps/training_folder.h"
 #include "apps/translate/batches.h"
 #include "apps/translate/choose_alignment.h"
 #include "apps/translate/marian.h"
@@ -26,19 +27,6 @@ namespace {
 
 using nlohmann::json;
 
-// The folder of a model: what is finished lies in `out`, all else in out/checkpoint until the end.
-struct Folder {
-  explicit Folder(const std::string& out) : out(out), work(this->out / "checkpoint") {}
-  fs::path out, work;
-  fs::path vocab() const { return work / "vocab.spm"; }
-  fs::path finished() const { return work / "model"; }          // the whole new model, before it moves to `out`
-  fs::path complete() const { return work / "complete.json"; }  // says that finished() is whole
-};
-
-constexpr const char* kModelFiles[] = {
-    "source.spm",        "target.spm",  "vocab.json",   "tokenizer_config.json", "generation_config.json",
-    "model.safetensors", "config.json", "training.json"};
-
 template <class T>
 void require(bool good, const char* what, T value, const char* rule) {
   if (good) return;
@@ -48,11 +36,6 @@ void require(bool good, const char* what, T value, const char* rule) {
 }
 
 void check_options(const TrainOptions& o) {
-  if (o.out.empty()) throw Error("there is no folder for the model; set TrainOptions::out");
-  std::error_code ignored;
-  if (fs::exists(o.out, ignored) && !fs::is_directory(o.out, ignored)) {
-    throw Error(o.out + " is a file; the model needs a folder");
-  }
   require(o.batch_tokens >= 1, "batch_tokens", o.batch_tokens, "a batch needs room for 1 token at least");
   require(o.label_smoothing >= 0 && o.label_smoothing < 1, "label_smoothing", o.label_smoothing,
           "it must be at least 0 and below 1");
@@ -153,22 +136,22 @@ Data prepare(const std::vector<Pair>& pairs, const std::vector<Pair>& validation
 
 // The vocabulary of the checkpoint, or one the user has put into the folder, or a new one. That of a model that is
 // already in the folder is not taken: it belongs to that model's data.
-Vocab find_vocab(const Folder& folder, const Data& data, const TrainOptions& options) {
-  if (fs::exists(nn::checkpoint_path(folder.work.string()))) {
-    if (!fs::exists(folder.vocab())) {
-      throw Error("the training in " + folder.work.string() +
-                  " has lost its vocab.spm; delete that folder to start over");
+Vocab find_vocab(const app::TrainingFolder& folder, const Data& data, const TrainOptions& options) {
+  const std::string kept = folder.work() + "/vocab.spm";
+  if (fs::exists(nn::checkpoint_path(folder.work()))) {
+    if (!fs::exists(kept)) {
+      throw Error("the training in " + folder.work() + " has lost its vocab.spm; delete that folder to start over");
     }
-    return Vocab::load(folder.vocab().string());
+    return Vocab::load(kept);
   }
-  const fs::path source = folder.out / "source.spm", target = folder.out / "target.spm";
-  if (fs::exists(source) && !fs::exists(folder.out / "model.safetensors")) {
+  const fs::path out = options.out, source = out / "source.spm", target = out / "target.spm";
+  if (fs::exists(source) && !fs::exists(out / "model.safetensors")) {
     Vocab vocab = Vocab::load(source.string());
     if (fs::exists(target) && Vocab::load(target.string()).bytes() != vocab.bytes()) {
       throw Error(source.string() + " and " + target.string() +
                   " differ; source and target share one vocabulary here, so remove one of them");
     }
-    nn::write_file(folder.vocab().string(), vocab.bytes());
+    nn::write_file(kept, vocab.bytes());
     return vocab;
   }
   std::vector<std::string> lines;
@@ -181,7 +164,7 @@ Vocab find_vocab(const Folder& folder, const Data& data, const TrainOptions& opt
   vocab_options.size = static_cast<int>(options.model.vocab);
   vocab_options.normalization = options.normalization;
   vocab_options.seed = options.seed;
-  return Vocab::train(lines, vocab_options, folder.vocab().string());
+  return Vocab::train(lines, vocab_options, kept);
 }
 
 // The targets of the positions Model::logits computes, in its order: row after row, without padding.
@@ -246,7 +229,7 @@ class Task : public nn::TrainingTask {
   std::vector<std::vector<int64_t>> batches_, validation_batches_;
 };
 
-nn::TrainerOptions trainer_options(const TrainOptions& o, const Folder& folder, json identity) {
+nn::TrainerOptions trainer_options(const TrainOptions& o, const std::string& work, json identity) {
   nn::TrainerOptions t;
   t.minutes = o.minutes;
   t.epochs = o.epochs;
@@ -258,7 +241,7 @@ nn::TrainerOptions trainer_options(const TrainOptions& o, const Folder& folder, 
   t.optimizer.clip = o.clip;
   t.optimizer.average = o.average;
   t.validate_every = o.validate_every;
-  t.checkpoint = folder.work.string();
+  t.checkpoint = work;
   t.checkpoint_seconds = o.checkpoint_seconds;
   t.resume = o.resume;
   t.identity = std::move(identity);
@@ -307,59 +290,15 @@ TrainResult result_from_json(const json& j) {
   return r;
 }
 
-// Moves a complete new model to its place and removes the work folder. May be cut off anywhere and called again.
-void install(const Folder& folder) {
-  for (const char* name : kModelFiles) {
-    const fs::path from = folder.finished() / name;
-    if (!fs::exists(from)) continue;  // moved before the last kill
-    std::error_code error;
-    fs::rename(from, folder.out / name, error);
-    if (error) {
-      throw Error("cannot move " + from.string() + " to " + folder.out.string() + ": " + error.message() +
-                  "; mend that and run the same command again");
-    }
-  }
-  std::error_code ignored;
-  fs::remove_all(folder.work, ignored);
-}
-
-// Writes the whole model inside the work folder, then installs it: a good model in `out` is whole at every moment.
-void finish(const Folder& folder, const Model& model, const Vocab& vocab, const json& identity,
-            const TrainResult& result) {
-  const std::string dir = folder.finished().string();
+// The whole model, with what Marian's readers look for.
+void save(const Model& model, const Vocab& vocab, const std::string& dir) {
   save_model(model, dir);
   for (const char* name : {"source.spm", "target.spm"}) nn::write_file(dir + "/" + name, vocab.bytes());
   for (const auto& [name, bytes] : transformers_files(model.config(), vocab)) nn::write_file(dir + "/" + name, bytes);
-  json training = to_json(result);
-  training["options"] = identity;
-  nn::write_file(dir + "/training.json", training.dump(2) + "\n");
-  nn::write_file(folder.complete().string(), training.dump());
-  install(folder);
-}
-
-// Makes the work folder ready. If a training that ended was only cut off while its model moved to its place, finishes
-// that and returns its result.
-std::optional<TrainResult> open_folder(const Folder& folder, const json& identity, const TrainOptions& options) {
-  std::error_code error;
-  if (!options.resume) fs::remove_all(folder.work, error);
-  if (!error) fs::create_directories(folder.work, error);
-  if (error) throw Error("cannot make the folder " + folder.work.string() + ": " + error.message());
-  if (fs::exists(folder.complete())) {  // killed while the finished model moved to its place
-    const json training = json::parse(nn::read_file(folder.complete().string()), nullptr, false);
-    install(folder);
-    if (training.is_object() && training.value("options", json()) == identity) return result_from_json(training);
-    fs::create_directories(folder.work, error);
-  }
-  if (fs::exists(nn::checkpoint_path(folder.work.string()))) {
-    // Before the slow part: other options or data should be told at once.
-    nn::check_identity(nn::load_checkpoint(folder.work.string()).state.value("identity", json()), identity,
-                       folder.work.string());
-  }
-  return std::nullopt;
 }
 
 // Among several processes rank 0 finds the vocabulary and hands it out.
-Vocab shared_vocab(const Folder& folder, const Data& data, const TrainOptions& options) {
+Vocab shared_vocab(const app::TrainingFolder& folder, const Data& data, const TrainOptions& options) {
   nn::Processes* const group = options.processes;
   if (group == nullptr) return find_vocab(folder, data, options);
   if (group->rank() > 0) return Vocab::from_bytes(group->tell(""));
@@ -373,23 +312,23 @@ Vocab shared_vocab(const Folder& folder, const Data& data, const TrainOptions& o
 TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& options,
                   const std::function<void(const TrainProgress&)>& progress) {
   check_options(options);
-  const Folder folder(options.out);
+  const app::TrainingFolder folder(options.out);
   const json identity = identity_of(pairs, validation, options);
-  const nn::TrainerOptions trainer = trainer_options(options, folder, identity);
+  const nn::TrainerOptions trainer = trainer_options(options, folder.work(), identity);
   nn::check_options(trainer);
 
   nn::Processes* const group = options.processes;
   const bool leader = group == nullptr || group->rank() == 0;
   if (group != nullptr) group->agree(common_to_all(identity, options));
-  std::optional<TrainResult> finished;
-  if (leader) finished = open_folder(folder, identity, options);
+  std::optional<json> finished;
+  if (leader) finished = folder.open(identity, options.resume);
   if (group != nullptr && group->tell(finished ? "finished" : "") == "finished" && !leader) return {};
-  if (finished) return *finished;
+  if (finished) return result_from_json(*finished);
 
   Data data = prepare(pairs, validation, options);
   const Vocab vocab = shared_vocab(folder, data, options);
   if (!vocab.has_fixed_ids()) {
-    throw Error((folder.out / "source.spm").string() +
+    throw Error((fs::path(options.out) / "source.spm").string() +
                 " has other ids for padding, <unk>, <s> and </s> than 0, 1, 2 and 3; remove it to have one trained");
   }
   ModelConfig config = options.model;
@@ -433,7 +372,8 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
       transformer->set_alignment(choice.from);
       result.alignment_agreement = choice.agreement;
     }
-    finish(folder, *model, vocab, identity, result);
+    save(*model, vocab, folder.finished());
+    folder.finish(to_json(result), identity);
   }
   if (group != nullptr) group->tell("");  // nobody ends well before the model is safe
   return result;
