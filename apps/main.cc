@@ -15,6 +15,7 @@
 #include "apps/output.h"
 #include "apps/program.h"
 #include "apps/segment/commands.h"
+#include "apps/segment/scenes_command.h"
 #include "apps/terminal.h"
 #include "apps/translate/commands.h"
 #include "apps/translate/data_commands.h"
@@ -29,6 +30,7 @@ constexpr void (*kTasks[])(Program&) = {
     translate::add_commands,
     classify::add_commands,
     segment::add_commands,
+    segment::add_scenes_command,
 };
 
 struct InfoArguments {

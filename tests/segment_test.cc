@@ -258,12 +258,12 @@ TEST_F(Segment, AnySizeInAnySizeOut) {
 
 TEST_F(Segment, TilesAreThePictureButForTheirSeams) {
   const auto model = randomised("unet-ag");
-  // The gates see all of a tile; what remains sees 30 pixels around.
-  const MaskedSet set = scenes(1, 200, 150);
+  // This network sees about 60 pixels around.
+  const MaskedSet set = scenes(1, 300, 250);
   Picture p = set.pictures[0];
   std::mt19937 random(1);
   for (uint8_t& byte : p.bytes) byte = static_cast<uint8_t>(byte / 2 + random() % 120);
-  const Labels all = segment(*model, p).labels, tiles = segment(*model, p, 0, 0, {.tile = 96, .overlap = 64}).labels;
+  const Labels all = segment(*model, p).labels, tiles = segment(*model, p, 0, 0, {.tile = 160, .overlap = 128}).labels;
   double same = 0;
   for (size_t i = 0; i < all.values.size(); ++i) same += all.values[i] == tiles.values[i];
   EXPECT_GT(same / static_cast<double>(all.values.size()), 0.995);
@@ -450,10 +450,6 @@ TEST_F(Segment, SaysWhatDoesNotFit) {
                 load_model(path("u").string())->forward(torch::zeros({1, 3, 32, 32}), true);
               }),
               "no attention to look at");
-  EXPECT_SAYS(error_of([&] {
-                load_model(path("u").string())->forward(torch::zeros({1, 3, 32, 7}));
-              }),
-              "pictures of 7 x 32; the shorter side must be 8");
   write_file(path("u/classes.txt").string(), "a\nb\n");
   EXPECT_SAYS(error_of([&] { load_model(path("u").string()); }), "3 classes and classes.txt has 2");
   EXPECT_SAYS(error_of([&] { segment(*randomised("unet"), scenes(1).pictures[0], 0, 0, {.tile = 32, .overlap = 32}); }),

@@ -90,7 +90,7 @@ std::string Model::arch() const { return segformer_ ? "segformer" : unet_->confi
 int64_t Model::channels() const { return segformer_ ? segformer_->config.options.channels : unet_->config().channels; }
 
 int64_t Model::least_side() const {
-  if (unet_) return unet_->least_side();
+  if (unet_) return unet_->strides();
   int64_t side = 1, least = 1;
   for (const nn::SegformerStageOptions& stage : segformer_->config.options.stages) {
     side *= stage.stride;

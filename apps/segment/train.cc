@@ -170,7 +170,6 @@ class Task : public nn::TrainingTask {
     for (const int64_t row : validation_) {
       const auto at = static_cast<size_t>(row);
       const Picture& picture = set_.pictures[at];
-      if (std::min(picture.width, picture.height) < model_.least_side()) continue;
       const Tensor logits = model_.forward(whole(picture, model_.preprocess())).logits;
       const double loss = pixel_loss(logits, pictures::to_tensor(set_.masks[at]).unsqueeze(0)).item<double>();
       agreement.add(labels_of(logits[0], picture.height, picture.width), set_.masks[at]);

@@ -153,40 +153,43 @@ UnetModel::UnetModel(UnetConfig config) : config_(std::move(config)) {
       register_module("classifier", Conv2d(torch::nn::Conv2dOptions(first, static_cast<int64_t>(c.labels.size()), 1)));
 }
 
-int64_t UnetModel::least_side() const {
-  // The gate of the level before the last looks at squares of 2 x 2.
-  return config_.stem << (config_.widths.size() - 1);
-}
+int64_t UnetModel::strides() const { return config_.stem << (config_.widths.size() - 1); }
 
 UnetOutput UnetModel::forward(const Tensor& pictures, bool want_maps) {
   nn::check_feature_map(pictures, config_.channels, "the network");
   if (want_maps && !config_.gates) {
     throw Error("this model has no attention to look at; train one with --arch unet-ag or segformer");
   }
-  if (std::min(pictures.size(2), pictures.size(3)) < least_side()) {
-    throw Error("the network got pictures of " + std::to_string(pictures.size(3)) + " x " +
-                std::to_string(pictures.size(2)) + "; the shorter side must be " + std::to_string(least_side()) +
-                " at least");
-  }
+  // To whole squares of the deepest level, so that all levels lie on each other exactly, wherever a picture ends.
+  const int64_t unit = strides(), height = pictures.size(2), width = pictures.size(3);
+  const auto missing = [&](int64_t size) { return (unit - size % unit) % unit; };
   Tensor x = pictures;
+  if (missing(height) + missing(width) > 0) {
+    x = torch::replication_pad2d(x, {0, missing(width), 0, missing(height)});
+  }
   for (size_t i = 0; i < stem_.size(); ++i) x = torch::relu(stem_bn_[i]->forward(stem_[i]->forward(x)));
   std::vector<Tensor> levels;
   for (const Level& level : down_) {
     for (const auto& block : level) x = block->forward(x);
     levels.push_back(x);
   }
+  // The picture's part of a map of level i.
+  const auto unpadded = [&](const Tensor& map, size_t i) {
+    const int64_t square = config_.stem << i;
+    return map.narrow(2, 0, (height + square - 1) / square).narrow(3, 0, (width + square - 1) / square);
+  };
   UnetOutput output;
   for (size_t i = up_.size(); i-- > 0;) {
     Tensor skip = levels[i];
     if (config_.gates) {
       nn::Gated gated = gates_[i]->gate(skip, x);
       skip = std::move(gated.out);
-      if (want_maps) output.maps.insert(output.maps.begin(), gated.map.detach().squeeze(1));
+      if (want_maps) output.maps.insert(output.maps.begin(), unpadded(gated.map.detach(), i).squeeze(1));
     }
     x = torch::cat({skip, nn::resized(x, skip.size(2), skip.size(3))}, 1);
     for (const auto& block : up_[i]) x = block->forward(x);
   }
-  output.logits = classifier_->forward(nn::dropout(x, config_.dropout, is_training()));
+  output.logits = unpadded(classifier_->forward(nn::dropout(x, config_.dropout, is_training())), 0);
   return output;
 }
 

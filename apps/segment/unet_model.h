@@ -50,11 +50,11 @@ class UnetModel : public torch::nn::Module {
   // Throws heed::Error for sizes that do not fit.
   explicit UnetModel(UnetConfig config);
 
-  // pictures [B, C, H, W], prepared as the folder's preprocessor_config.json says, with sides of least_side() at least.
-  // Without gates there are no maps to ask for: heed::Error.
+  // pictures [B, C, H, W] of any size, prepared as the folder's preprocessor_config.json says. Without gates there are
+  // no maps to ask for: heed::Error.
   UnetOutput forward(const torch::Tensor& pictures, bool want_maps = false);
 
-  int64_t least_side() const;  // pixels, both ways
+  int64_t strides() const;  // of all levels together
   const UnetConfig& config() const { return config_; }
 
  private:
