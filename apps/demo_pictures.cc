@@ -51,7 +51,7 @@ constexpr int64_t kAnswers = 3;
 constexpr int64_t kEnlarged = 8;  // times, so that a map over 28 x 28 pixels can be seen
 
 constexpr int64_t kSceneSide = 64;  // pixels
-constexpr int64_t kScenes = 2000, kTestScenes = 100, kShownScenes = 6;
+constexpr int64_t kScenes = 6000, kTestScenes = 100, kShownScenes = 6;
 
 std::string percent(double share) { return fixed(100 * share, 1) + "%"; }
 
@@ -183,10 +183,9 @@ std::optional<PagePictures> demo_segment(const PicturesDemo& demo) {
   options.resume = false;
   options.patience = 0;
   options.network.width = 16;
-  options.network.stem = 1;
   options.augmentation = {.flip = true, .colour = 0.1};
   options.valid_pictures = 50;
-  options.validate_every = 50;
+  options.validate_every = 100;
 
   const segment::MaskedSet test = compose(demo.data, "t10k", kTestScenes, demo.seed + 1);
   Progress bar("Training");

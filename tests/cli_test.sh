@@ -69,7 +69,7 @@ check() { # NAME command...
 accepts 'explain' --help
 accepts '^heed [0-9]+\.[0-9]+\.[0-9]+$' --version
 for command in info explain demo train 'train translate' translate convert eval 'eval translate' \
-  'train classify' classify 'eval classify'; do
+  'train classify' classify 'eval classify' 'train segment' segment 'eval segment' 'data scenes'; do
   # shellcheck disable=SC2086  # the command is words
   accepts "[Uu]sage: heed $command" $command --help
 done
@@ -129,6 +129,13 @@ rejects 2 '--classes names the numbers' train classify data --out model --classe
 rejects 2 'PICTURE' classify
 rejects 2 '--top' classify model a.png --top 0
 rejects 2 'DATA' eval classify model
+rejects 2 '--masks' train segment --images a --out model
+rejects 2 '--classes' train segment --images a --masks b --out model
+rejects 2 'are for a new model' train segment --images a --masks b --out model --from model --width 8
+rejects 2 '--stem' train segment --images a --masks b --classes c --out model --stem 3
+rejects 2 'PICTURE' segment
+rejects 2 '--masks' eval segment model --images a
+rejects 2 '--size' data scenes --out s --size 8
 
 # ---- Files that do not fit: 1 ----
 printf 'one column\nand another\n' >one_column.tsv
@@ -356,13 +363,35 @@ checks=$((checks + 2))
 [ $? = 1 ] || fail 'a picture that is missing: not exit code 1'
 grep -q 'light' .out || fail 'a picture that is missing: the others are not told'
 check 'it says how many are missing' grep -q '1 of 2 pictures could not be read' .err
-rejects 1 'marian|heed_rnn' classify model light.bmp
+rejects 1 'heed-rnn' classify model light.bmp
 rejects 1 'heed_cnn' translate sees
-rejects 1 'none of the 2 known classes|no folder' eval classify sees folder
+rejects 1 'no picture in the folders of its classes' eval classify sees folder
 runs train classify idx --out blind --arch cnn --width 8 --depth 1 --steps 2
 rejects 1 'without attention' classify blind light.bmp --attention-out nomaps
 runs train classify idx --out more --from sees --freeze-backbone --steps 2
 check 'only the head has learned' grep -q 'parameters, 66 of them' .err
+
+# Scenes, a network that segments them, masks, overlays and maps.
+rejects 1 'there is no folder missing' data scenes --from missing --out scenes
+runs data scenes --from idx --classes names.txt --out scenes --count 6 --test 2 --size 32
+rejects 1 'is not empty' data scenes --from idx --classes names.txt --out scenes --count 6 --size 32
+check 'the scenes have masks' test -s scenes/masks/00005.png -a -s scenes/test-masks/00001.png
+rejects 1 'there is no folder missing' train segment --images missing --masks scenes/masks --classes scenes/classes.txt --out finds
+runs train segment --images scenes/images --masks scenes/masks --classes scenes/classes.txt --out finds --width 8 --depth 2 --steps 4 --batch 2
+check 'it says how good it is' grep -q 'mean IoU .* held out' .err
+for part in config.json model.safetensors preprocessor_config.json classes.txt training.json; do
+  check "the model folder has $part" test -s "finds/$part"
+done
+accepts '%  (ground|light|dark)$' segment finds scenes/test-images/00000.png --masks-out found --overlay-out found --attention-out found
+check 'a mask, an overlay and a map' test -s found/00000.png -a -s found/00000.overlay.png -a -s found/00000.gate1.png
+accepts '"mask":"found/light.png"' segment finds light.bmp --masks-out found --json
+accepts '^pixel accuracy  *[0-9.]+%' eval segment finds --images scenes/test-images --masks scenes/test-masks --masks-out answers
+accepts '"mean_iou": [0-9.]+' eval segment finds --images scenes/test-images --masks scenes/test-masks --json
+# The answers, laid beside themselves, agree.
+accepts '"mean_iou": 1.0' eval segment finds --images scenes/test-images --masks answers --json
+rejects 1 'nothere.png' segment finds nothere.png
+rejects 2 'no picture to segment' segment finds
+rejects 1 'heed_unet' classify finds light.bmp
 
 # ---- Readers that leave ----
 checks=$((checks + 3))
