@@ -38,8 +38,8 @@ constexpr double kValidation = 500;
 constexpr int kBeam = 4;
 // What was held out of the messages that models/en-de learned from, by the same split (its README.md says so).
 constexpr double kHeldOutOfTheBox = 0.015;
-constexpr double kClassifyShare = 0.15, kSegmentShare = 0.3;  // of the time for training
-constexpr int64_t kValidateEvery = 75;                        // steps: some twenty points on the curve
+constexpr double kClassifyShare = 0.13, kSegmentShare = 0.25;  // of the time for training
+constexpr int64_t kValidateEvery = 75;                         // steps: some twenty points on the curve
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -369,7 +369,8 @@ std::vector<translate::Pair> choose_examples(std::span<const translate::Pair> pa
 int demo(const DemoOptions& options) { return Demo(options).run(); }
 
 void add_demo(Program& program) {
-  CLI::App* command = program.heed.add_subcommand("demo", "Train and look at a translation model in about six minutes");
+  CLI::App* command = program.heed.add_subcommand(
+      "demo", "Train translation, classification and segmentation in about six minutes, and look at them");
   auto o = std::make_shared<DemoOptions>();
   command->add_option("--out", o->out, "The folder of the page, index.html")->type_name("DIR")->capture_default_str();
   command->add_option("--work", o->work, "The folder of the downloads and the model; without it OUT/work")
@@ -380,9 +381,11 @@ void add_demo(Program& program) {
       ->capture_default_str();
   command->add_option("--seed", o->seed, "Seed of everything random")->type_name("N")->capture_default_str();
   command->footer(
-      "Downloads message catalogues of Debian packages (a few MB, by apt-get download; nothing is installed), trains "
-      "on\n"
-      "them, measures, and writes a page with the alignments. A second run uses the downloads of the first.\n\n"
+      "Downloads message catalogues and Fashion-MNIST from Debian (some 45 MB, by apt-get download; nothing is "
+      "installed),\n"
+      "trains a model of each task on them, measures, and writes a page that shows where they looked. A second run "
+      "uses\n"
+      "the downloads of the first.\n\n"
       "Example:\n"
       "  heed demo --minutes 1");
   run_with(program, command, o, demo);

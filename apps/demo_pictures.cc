@@ -241,7 +241,7 @@ Picture cells(uint64_t seed) {
   const auto lot = [&](double low, double high) {
     return low + (high - low) * static_cast<double>(nn::splitmix(seed, drawn++) >> 11) * 0x1p-53;
   };
-  std::vector<double> light(kSide * kSide, 12);
+  std::vector<double> light(kSide * kSide, 8);
   for (int64_t cell = 0; cell < kCells; ++cell) {
     const double x = lot(0, kSide), y = lot(0, kSide), angle = lot(0, M_PI), brightness = lot(50, 170);
     const double rx = lot(8, 14), ry = rx * lot(0.6, 1);
@@ -258,7 +258,7 @@ Picture cells(uint64_t seed) {
   }
   Picture picture{kSide, kSide, 1, {}};
   for (const double value : light) {
-    picture.bytes.push_back(static_cast<uint8_t>(std::clamp(value + lot(-6, 6), 0.0, 255.0)));
+    picture.bytes.push_back(static_cast<uint8_t>(std::clamp(value + lot(-1.5, 1.5), 0.0, 255.0)));
   }
   return picture;
 }

@@ -392,6 +392,10 @@ accepts '"mean_iou": 1.0' eval segment finds --images scenes/test-images --masks
 rejects 1 'nothere.png' segment finds nothere.png
 rejects 2 'no picture to segment' segment finds
 rejects 1 'heed_unet' classify finds light.bmp
+# With the models in the box.
+accepts '%  (T-shirt/top|Trouser|Pullover|Dress|Coat|Sandal|Shirt|Sneaker|Bag|Ankle boot)$' classify light.bmp
+accepts '%  (background|nucleus)$' segment light.bmp
+rejects 1 'nothere.png' segment nothere.png
 
 # ---- Readers that leave ----
 checks=$((checks + 3))
