@@ -27,6 +27,7 @@
 #include "apps/pictures/overlay.h"
 #include "apps/pictures/resize.h"
 #include "apps/progress.h"
+#include "apps/segment/colours.h"
 #include "apps/segment/commands.h"
 #include "apps/segment/infer.h"
 #include "apps/segment/measure.h"
@@ -152,7 +153,7 @@ namespace {
 segment::MaskedSet compose(const std::string& data, const std::string& split, int64_t count, uint64_t seed) {
   const pictures::LabelledPictures items = pictures::read_idx(pictures::find_idx(data, split));
   segment::MaskedSet set;
-  set.classes.classes.push_back({"ground", {}, 0});
+  set.classes.classes.push_back({"background", {}, 0});
   for (const std::string& name : kClothes) {
     set.classes.classes.push_back({name, {}, static_cast<int64_t>(set.classes.classes.size())});
   }
@@ -162,15 +163,6 @@ segment::MaskedSet compose(const std::string& data, const std::string& split, in
     set.masks.push_back(std::move(scene.labels));
   }
   return set;
-}
-
-std::string painted(const Picture& picture, const pictures::Labels& labels, std::span<const pictures::Colour> palette) {
-  // The ground stays as it is.
-  pictures::Labels items = labels;
-  for (uint16_t& label : items.values) {
-    if (label == 0) label = pictures::kIgnoredLabel;
-  }
-  return pictures::encode_png(pictures::label_overlay(picture, items, palette, 0.75));
 }
 
 }  // namespace
@@ -196,6 +188,9 @@ std::optional<PagePictures> demo_segment(const PicturesDemo& demo) {
 
   const std::shared_ptr<segment::Model> model = segment::load_model(options.out);
   const std::vector<pictures::Colour> palette = segment::palette_of(test.classes);
+  const auto over = [&](const Picture& picture, const pictures::Labels& labels) {
+    return pictures::encode_png(segment::overlay_of(picture, labels, test.classes, 0.75));
+  };
   segment::Agreement agreement(model->count());
   PagePictures page;
   for (size_t i = 0; i < test.pictures.size(); ++i) {
@@ -205,8 +200,8 @@ std::optional<PagePictures> demo_segment(const PicturesDemo& demo) {
     agreement.add(found.labels, test.masks[i]);
     if (!shown) continue;
     page.pictures.push_back({{{pictures::encode_png(picture), "scene"},
-                              {painted(picture, test.masks[i], palette), "right"},
-                              {painted(picture, found.labels, palette), "found"},
+                              {over(picture, test.masks[i]), "right"},
+                              {over(picture, found.labels), "found"},
                               {pictures::encode_png(pictures::heat_overlay(picture, found.maps[0].map[0])), "gate"}}});
   }
   print(thousands(kTestScenes) + " test scenes: mean IoU " + percent(agreement.mean_iou()) + ", " +

@@ -382,7 +382,7 @@ check 'it says how good it is' grep -q 'mean IoU .* held out' .err
 for part in config.json model.safetensors preprocessor_config.json classes.txt training.json; do
   check "the model folder has $part" test -s "finds/$part"
 done
-accepts '%  (ground|light|dark)$' segment finds scenes/test-images/00000.png --masks-out found --overlay-out found --attention-out found
+accepts '%  (background|light|dark)$' segment finds scenes/test-images/00000.png --masks-out found --overlay-out found --attention-out found
 check 'a mask, an overlay and a map' test -s found/00000.png -a -s found/00000.overlay.png -a -s found/00000.gate1.png
 accepts '"mask":"found/light.png"' segment finds light.bmp --masks-out found --json
 accepts '^pixel accuracy  *[0-9.]+%' eval segment finds --images scenes/test-images --masks scenes/test-masks --masks-out answers

@@ -218,7 +218,7 @@ TEST_F(SceneFolder, IsReadAsPicturesWithMasks) {
   const pictures::Classes classes = pictures::read_classes(path("scenes/classes.txt"));
   ASSERT_EQ(classes.classes.size(), 3u);
   EXPECT_FALSE(classes.painted());
-  EXPECT_EQ(classes.classes[0].name, "ground");
+  EXPECT_EQ(classes.classes[0].name, "background");
   EXPECT_EQ(classes.classes[2].name, "plate");
   std::vector<std::vector<uint8_t>> seen;
   for (const std::string before : {"", "test-"}) {
@@ -280,7 +280,7 @@ TEST_F(SceneFolder, SaysWhatDoesNotFitAndLeavesNothing) {
   EXPECT_SAYS(said([](auto& o) { o.test = -1; }), "test is -1; it must be from 0");
   EXPECT_SAYS(said([](auto& o) { o.size = 5000; }), "size is 5000");
   EXPECT_SAYS(said([](auto& o) { o.classes = {"box"}; }), "has the label 1, and there are names for 1 classes");
-  EXPECT_SAYS(said([](auto& o) { o.classes = {"box", "ground"}; }), "the class ground is there already");
+  EXPECT_SAYS(said([](auto& o) { o.classes = {"box", "background"}; }), "the class background is there already");
   EXPECT_SAYS(said([&](auto& o) { o.from = path("nowhere"); }), "there is no folder " + path("nowhere"));
   EXPECT_SAYS(said([](auto& o) { o.out.clear(); }), "need a folder");
   fs::remove(path("idx/train-images-idx3-ubyte"));  // met when the test scenes are written

@@ -13,6 +13,7 @@
 
 #include "apps/pictures/resize.h"
 #include "apps/pictures/tensors.h"
+#include "apps/segment/colours.h"
 #include "apps/segment/data.h"
 #include "apps/segment/infer.h"
 #include "apps/segment/measure.h"
@@ -457,4 +458,12 @@ TEST_F(Segment, SaysWhatDoesNotFit) {
 }
 
 }  // namespace
+
+TEST(SegmentOverlay, ABackgroundStaysAsItIs) {
+  const Picture picture = {2, 1, 3, {10, 20, 30, 10, 20, 30}};
+  const Classes classes = {{{"background", {}, 0}, {"cell", pictures::Colour{210, 20, 30}, 1}}, {}};
+  const Picture over = overlay_of(picture, {2, 1, {0, 1}}, classes);
+  EXPECT_EQ(over.bytes, (std::vector<uint8_t>{10, 20, 30, 110, 20, 30}));
+}
+
 }  // namespace heed::segment

@@ -20,6 +20,7 @@
 #include "apps/pictures/overlay.h"
 #include "apps/pictures/picture.h"
 #include "apps/processes.h"
+#include "apps/segment/colours.h"
 #include "apps/segment/data.h"
 #include "apps/segment/infer.h"
 #include "apps/segment/measure.h"
@@ -280,7 +281,6 @@ int segment_command(const SegmentArguments& given) {
     throw Error(dir + " holds a network without attention; --attention-out is for unet-ag and segformer");
   }
   for (const std::string& folder : {arguments.masks, arguments.overlays, arguments.attention}) make_folder(folder);
-  const std::vector<pictures::Colour> palette = palette_of(model->classes());
   Names names;
   size_t unread = 0;
   for (const std::string& file : arguments.files) {
@@ -301,7 +301,7 @@ int segment_command(const SegmentArguments& given) {
     }
     if (!arguments.overlays.empty()) {
       line["overlay"] = (fs::path(arguments.overlays) / (name + ".overlay.png")).string();
-      pictures::write_png(line["overlay"], pictures::label_overlay(picture, answer.labels, palette));
+      pictures::write_png(line["overlay"], overlay_of(picture, answer.labels, model->classes()));
     }
     for (const AttentionMap& map : answer.maps) {
       const std::string path = (fs::path(arguments.attention) / (name + "." + map.name + ".png")).string();
@@ -310,7 +310,7 @@ int segment_command(const SegmentArguments& given) {
     }
 
     std::vector<std::pair<double, size_t>> shares;
-    for (size_t i = 0; i < palette.size(); ++i) shares.push_back({0, i});
+    for (size_t i = 0; i < model->classes().classes.size(); ++i) shares.push_back({0, i});
     for (const uint16_t label : answer.labels.values) shares[label].first += 1;
     std::stable_sort(shares.begin(), shares.end(), [](const auto& x, const auto& y) { return x.first > y.first; });
     std::string text = app::printable(file) + "\n";
@@ -342,7 +342,9 @@ void add_segment(app::Program& program) {
       ->type_name(" ");
   command->add_option("--masks-out", a->masks, "Write to this folder each pixel's class, as NAME.png")
       ->type_name("DIR");
-  command->add_option("--overlay-out", a->overlays, "Write to this folder the classes over the picture")
+  command
+      ->add_option("--overlay-out", a->overlays,
+                   "Write to this folder the classes over the picture, but for one called background")
       ->type_name("DIR");
   command->add_option("--attention-out", a->attention, "Write to this folder where the model looked, a file a map")
       ->type_name("DIR");
@@ -477,12 +479,6 @@ void add_eval(app::Program& program) {
 }
 
 }  // namespace
-
-std::vector<pictures::Colour> palette_of(const pictures::Classes& classes) {
-  std::vector<pictures::Colour> palette = pictures::distinct_colours(static_cast<int64_t>(classes.classes.size()));
-  for (size_t i = 0; i < palette.size(); ++i) palette[i] = classes.classes[i].colour.value_or(palette[i]);
-  return palette;
-}
 
 std::function<void(const TrainProgress&)> show_training(app::Progress& bar) {
   return [&bar](const TrainProgress& p) {

@@ -16,9 +16,6 @@ std::function<void(const TrainProgress&)> show_training(app::Progress& bar);
 // What the bar ends with.
 std::string training_summary(const TrainResult& result, const TrainOptions& options);
 
-// The colours that masks and overlays of these classes are painted with: their own, or distinct ones.
-std::vector<pictures::Colour> palette_of(const pictures::Classes& classes);
-
 // Adds the commands.
 void add_commands(app::Program& program);
 

@@ -351,10 +351,10 @@ void write_scenes(const ScenesOptions& options, const std::function<void(int64_t
   check_options(options);
   NewContent content(options.out);
   const std::vector<std::string> names = names_of(options);
-  std::string classes = "ground\n";
+  std::string classes = "background\n";
   for (const std::string& name : names) classes += name + "\n";
   nn::write_file(content.file("classes.txt"), classes);
-  pictures::read_classes(content.file("classes.txt"));  // throws where a name comes twice or is "ground"
+  pictures::read_classes(content.file("classes.txt"));  // throws where a name comes twice or is "background"
 
   const std::vector<Colour> colours = palette(names.size() + 1);
   int64_t done = 0;

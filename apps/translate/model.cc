@@ -382,10 +382,8 @@ ModelConfig ModelConfig::from_json(const json& j) {
   c.lowercase = flag(j, "do_lower_case", false);
   if (c.arch == "transformer" && j.contains("heed_alignment")) {
     const json& from = j["heed_alignment"];
-    const auto number = [&](const char* key, int64_t below) {
-      return whole(member(from, key), std::string("heed_alignment.") + key, -1, below - 1);
-    };
-    c.alignment = {number("layer", c.completed().decoder_layers), number("head", c.completed().decoder_heads),
+    c.alignment = {whole(member(from, "layer"), "heed_alignment.layer", -1, c.completed().decoder_layers - 1),
+                   whole(member(from, "head"), "heed_alignment.head", -1, c.completed().decoder_heads - 1),
                    flag(from, "next")};
   }
   check(c);
