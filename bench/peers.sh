@@ -1,10 +1,12 @@
-# What bench/translation and bench/training share: the environment of their peers.
+# What the comparisons share: the environments of their peers.
 
-# Sets `venv`; makes it, with the wheels of bench/translation.txt, when it is not there.
-make_translation_environment() {
-  local root=$1 package
-  venv=$root/build-bench/translation
-  "$venv/bin/python" -c 'import ctranslate2, transformers, sentencepiece, torch' 2>/dev/null && return
+# Sets `venv`; makes it, with the wheels of bench/NAME.txt, when the modules that follow are not there.
+make_environment() { # root name module...
+  local root=$1 name=$2 package modules
+  shift 2
+  venv=$root/build-bench/$name
+  modules=$(IFS=,; echo "$*")
+  "$venv/bin/python" -c "import $modules" 2>/dev/null && return
   echo "Making an environment in $venv" >&2
   rm -rf "$venv"
   mkdir -p "$root/build-bench"
@@ -12,5 +14,7 @@ make_translation_environment() {
   while read -r package; do
     case $package in '#'* | '') continue ;; esac
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$package"
-  done <"$root/bench/translation.txt"
+  done <"$root/bench/$name.txt"
 }
+
+make_translation_environment() { make_environment "$1" translation ctranslate2 transformers sentencepiece torch; }
