@@ -386,6 +386,39 @@ TEST_P(SegmentAll, GoesOnFromAModelWithANewHead) {
   EXPECT_LT(result.learning, result.parameters / 10);
 }
 
+// A folder that transformers wrote: its backbone is taken over number for number, and what comes out is a folder of
+// ours.
+TEST_F(Segment, GoesOnFromAFolderOfHuggingFace) {
+  const fs::path base = fs::path(HEED_TEST_DATA) / "segformer" / "base";
+  TrainOptions o = small(path("frozen"), "segformer");
+  o.from = base.string();
+  o.freeze_backbone = true;
+  o.steps = 2;
+  const MaskedSet set = scenes(12, 64, 48);
+  const TrainResult result = train(set, o);
+  ASSERT_EQ(result.notes.size(), 1u);
+  EXPECT_SAYS(result.notes[0], "knows 5 classes and these are others");
+  const auto frozen = load_model(o.out), was = load_model(o.from);
+  EXPECT_EQ(frozen->arch(), "segformer");
+  EXPECT_EQ(pictures::classes_text(frozen->classes()), pictures::classes_text(three()));
+  std::map<std::string, Tensor> before;
+  for (const auto& [name, tensor] : nn::weights(*was)) before[name] = tensor;
+  int64_t kept = 0;
+  for (const auto& [name, tensor] : nn::weights(*frozen)) {
+    if (name.find("classifier") != std::string::npos) continue;
+    EXPECT_TRUE(torch::equal(tensor, before.at(name))) << name;
+    ++kept;
+  }
+  EXPECT_GT(kept, 50);
+
+  o.out = path("all").string();
+  o.freeze_backbone = false;
+  o.steps = 150;
+  o.augmentation = {};
+  o.average = 0;
+  EXPECT_GT(train(set, o).valid_mean_iou, 0.5);
+}
+
 // ---- Folders and errors ----
 
 TEST_F(Segment, ReadsPicturesWithTheirMasks) {
