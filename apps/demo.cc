@@ -276,11 +276,14 @@ class Demo {
     const std::vector<translate::Translation> translations =
         translator_->translate(sources_of(examples), {.beam = kBeam, .attention = true});
     std::vector<translate::Translation> boxed;
-    if (boxed_shown_) boxed = boxed_->translate(sources_of(examples), {.beam = kBeam});
+    if (boxed_shown_) boxed = boxed_->translate(sources_of(examples), {.beam = kBeam, .attention = true});
+    const auto output = [](const translate::Translation& t) {
+      return PageOutput{t.text, t.source_pieces, t.target_pieces, t.attention};
+    };
     for (size_t i = 0; i < examples.size(); ++i) {
       const translate::Translation& t = translations[i];
-      page_.translations.push_back({examples[i].source, examples[i].target, t.text, t.source_pieces, t.target_pieces,
-                                    t.attention, boxed_shown_ ? boxed[i].text : ""});
+      page_.translations.push_back(
+          {examples[i].source, examples[i].target, output(t), boxed_shown_ ? output(boxed[i]) : PageOutput{}});
       const auto line = [&](const char* name, const std::string& text) {
         print("  " + style_.faint(pad_right(name, 12)) + printable(text, terminal_.unicode) + "\n");
       };
@@ -312,7 +315,10 @@ class Demo {
     page_.boxed_note =
         "On the " + count(unseen_.size()) +
         " of these messages that models/en-de, the model that comes with Heed, has not learned from either. It is a "
-        "Transformer and has seen more and longer; its README.md says what. `heed translate \"...\"` uses it.";
+        "Transformer and has seen more and longer; its README.md says what. `heed translate \"...\"` uses it. Where it "
+        "looked, below each translation, is the one of its attention heads that agrees best with word alignments of "
+        "IBM "
+        "Model 1.";
     page_.translations_note = "The first " + std::to_string(examples) + " held-out messages of " +
                               std::to_string(kFewestWords) + " to " + std::to_string(kMostWords) +
                               " words in the order of a hash of their text: nobody picked them." +

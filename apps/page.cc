@@ -66,7 +66,7 @@ std::string piece_html(const std::string& piece) {
   return "<span class=\"join\">·</span>" + escape_html(piece);
 }
 
-std::string heat_map(const PageTranslation& t) {
+std::string heat_map(const PageOutput& t) {
   std::string out =
       "<div class=\"scroll\"><table class=\"map\" tabindex=\"0\" aria-label=\"Where the translation looked: rows are "
       "its pieces, columns the source's. Arrow keys move.\">\n<thead><tr><td></td>";
@@ -75,12 +75,12 @@ std::string heat_map(const PageTranslation& t) {
     out += "<th scope=\"col\"><span>" + piece_html(piece) + "</span></th>";
   }
   out += "</tr></thead>\n<tbody>\n";
-  for (size_t i = 0; i < std::min(t.output_pieces.size(), t.attention.size()); ++i) {
-    out += "<tr><th scope=\"row\">" + piece_html(t.output_pieces[i]) + "</th>";
+  for (size_t i = 0; i < std::min(t.pieces.size(), t.attention.size()); ++i) {
+    out += "<tr><th scope=\"row\">" + piece_html(t.pieces[i]) + "</th>";
     for (size_t j = 0; j < std::min(t.source_pieces.size(), t.attention[i].size()); ++j) {
       const std::string weight = share(t.attention[i][j]);
-      out += "<td class=\"w\" style=\"--a:" + weight + "\" title=\"" + escape_html(piece_text(t.output_pieces[i])) +
-             " ← " + weight + " of " + escape_html(piece_text(t.source_pieces[j])) + "\"></td>";
+      out += "<td class=\"w\" style=\"--a:" + weight + "\" title=\"" + escape_html(piece_text(t.pieces[i])) + " ← " +
+             weight + " of " + escape_html(piece_text(t.source_pieces[j])) + "\"></td>";
     }
     out += "</tr>\n";
   }
@@ -104,10 +104,14 @@ std::string translations_html(const Page& page) {
              (text.empty() ? "<em>nothing</em>" : escape_html(text)) + "</dd>\n";
     };
     out += "<article class=\"pair\">\n<dl>\n" + row("Source", "source", t.source, "") +
-           row("Translation", "output", t.output, "") +
-           (t.boxed.empty() ? "" : row("The model in the box", "boxed", t.boxed, "")) +
+           row("Translation", "output", t.output.text, "") +
+           (t.boxed.text.empty() ? "" : row("The model in the box", "boxed", t.boxed.text, "")) +
            row("Reference", "reference", t.reference, "") + "</dl>\n";
-    if (!t.attention.empty()) out += heat_map(t);
+    if (!t.output.attention.empty()) out += "<div class=\"looked\">" + heat_map(t.output) + "</div>\n";
+    if (!t.boxed.attention.empty()) {
+      out += "<details class=\"looked\"><summary>Where the model in the box looked</summary>\n" + heat_map(t.boxed) +
+             "</details>\n";
+    }
     out += "</article>\n";
   }
   return out + "</section>\n";

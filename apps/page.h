@@ -12,11 +12,16 @@
 namespace heed::app {
 
 // All text is UTF-8 and is escaped by render_page.
+struct PageOutput {
+  std::string text;
+  std::vector<std::string> source_pieces = {}, pieces = {};  // SentencePiece's, "▁" before the first of a word
+  std::vector<std::vector<float>> attention = {};            // [pieces][source_pieces], rows sum to 1; empty: no map
+};
+
 struct PageTranslation {
-  std::string source, reference, output;
-  std::vector<std::string> source_pieces, output_pieces;  // SentencePiece's, "▁" before the first of a word
-  std::vector<std::vector<float>> attention;              // [output_pieces][source_pieces], rows sum to 1
-  std::string boxed = {};                                 // by the model in the box; empty: there is none
+  std::string source, reference;
+  PageOutput output;
+  PageOutput boxed = {};  // by the model in the box; without text: there is none
 };
 
 struct PagePoint {

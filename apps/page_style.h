@@ -63,6 +63,8 @@ header + section h2 { margin-top: 1.5rem; }
 .map td.on { outline: 2px solid var(--second); outline-offset: 0; }
 .map th.on { color: var(--second); font-weight: 600; }
 .join { color: var(--soft); }
+details.looked { margin-top: .5rem; }
+details.looked summary { color: var(--soft); font: .88rem/1.6 var(--sans); cursor: pointer; margin-bottom: .6rem; }
 .readout { min-height: 1.6em; margin: .35rem 0 0; font: .88rem/1.6 var(--sans); color: var(--soft);
   font-variant-numeric: tabular-nums; }
 .legend { display: flex; align-items: center; gap: .5rem; font: .82rem/1.4 var(--sans); color: var(--soft); margin: 1rem 0 1.5rem; }
@@ -130,7 +132,7 @@ footer { padding-top: 4rem; padding-bottom: 3rem; color: var(--soft); font-size:
 // still has its title.
 inline constexpr char kPageScript[] = R"js(
 for (const map of document.querySelectorAll('.map')) {
-  const readout = map.closest('.pair').querySelector('.readout');
+  const readout = map.closest('.looked').querySelector('.readout');
   const rows = [...map.tBodies[0].rows], heads = [...map.tHead.rows[0].cells].slice(1);
   const quiet = readout.textContent;
   let r = 0, c = 0, lit = [];

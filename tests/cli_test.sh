@@ -297,6 +297,16 @@ rejects 1 'cut.tmx line 2.*cut off' translate model --tmx cut.tmx --out new.tmx
 accepts 'model.*\n?' eval translate model --pairs good.tsv --beam 1 --max-length 3 --output out.txt
 check 'a translation for every pair' test "$(wc -l <out.txt)" = 400
 accepts '"sentences_per_second"' eval translate model --pairs good.tsv --beam 1 --max-length 3 --json --lowercase
+# Of search a folder's generation_config.json says what the user does not.
+cp -r "$data/../../models/en-de" folder_says
+sed -i 's/"num_beams": 4/"num_beams": 2/; s/"length_penalty": 1.0/"length_penalty": 0.5/' folder_says/generation_config.json
+printf 'Open the file.\tDie Datei öffnen.\n' >pair.tsv
+accepts '"beam": 2' eval translate folder_says --pairs pair.tsv --json
+check 'and the length penalty' grep -q '"length_penalty": 0.5' .out
+accepts '"beam": 3' eval translate folder_says --pairs pair.tsv --json --beam 3 --length-penalty 2
+check 'and the length penalty' grep -q '"length_penalty": 2.0' .out
+rejects 2 '--nbest 3 is more than --beam 2' translate folder_says --nbest 3 --beam 2
+rm -r folder_says
 check 'no temporary file' test -z "$(find . -name '*.tmp*')"
 
 # A model of Marian's, as it came with PyTorch's own file of weights.

@@ -24,14 +24,17 @@ Page sample() {
   page.translations_note = kHostile;
   page.translations = {{"The file could not be opened.",
                         "Die Datei ließ sich nicht öffnen.",
-                        "Die Datei konnte nicht geöffnet werden.",
-                        {"▁The", "▁file", "▁open", "ed", ".", "</s>"},
-                        {"▁Die", "▁Datei", "</s>"},
-                        {{0.5f, 0.123f, 0.1f, 0.1f, 0.1f, 0.077f},
-                         {0.1f, 0.834f, 0.0f, 0.0f, 0.066f, 0.0f},
-                         {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 1.0f}}},
-                       {kHostile, kHostile, kHostile, {"▁" + kHostile}, {kHostile}, {{1.0f}}, "boxed " + kHostile},
-                       {"Nothing", "Nichts", "", {"▁Nothing", "</s>"}, {}, {}}};
+                        {"Die Datei konnte nicht geöffnet werden.",
+                         {"▁The", "▁file", "▁open", "ed", ".", "</s>"},
+                         {"▁Die", "▁Datei", "</s>"},
+                         {{0.5f, 0.123f, 0.1f, 0.1f, 0.1f, 0.077f},
+                          {0.1f, 0.834f, 0.0f, 0.0f, 0.066f, 0.0f},
+                          {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 1.0f}}}},
+                       {kHostile,
+                        kHostile,
+                        {kHostile, {"▁" + kHostile}, {kHostile}, {{1.0f}}},
+                        {"boxed " + kHostile, {"▁look"}, {"▁box", kHostile}, {{0.25f}, {0.75f}}}},
+                       {"Nothing", "Nichts", {"", {"▁Nothing", "</s>"}}}};
   for (int i = 0; i < 20; ++i) {
     page.curve.push_back({10.0 * (i + 1), 8.0 / (i + 1) + 2, i % 5 == 4 ? 8.5 / (i + 1) + 2 : NAN});
   }
@@ -86,10 +89,10 @@ TEST(Page, HoldsEveryTranslationAndWeight) {
   for (const PageTranslation& t : page.translations) {
     EXPECT_NE(html.find(escape_html(t.source)), std::string::npos);
     EXPECT_NE(html.find(escape_html(t.reference)), std::string::npos);
-    EXPECT_NE(html.find(escape_html(t.output)), std::string::npos);
+    EXPECT_NE(html.find(escape_html(t.output.text)), std::string::npos);
   }
-  EXPECT_EQ(count(html, "<td class=\"w\""), 3u * 6 + 1);
-  EXPECT_EQ(count(html, "class=\"map\""), 2u) << "no map without attention";
+  EXPECT_EQ(count(html, "<td class=\"w\""), 3u * 6 + 1 + 2);
+  EXPECT_EQ(count(html, "class=\"map\""), 3u) << "no map without attention";
   EXPECT_NE(html.find("title=\"Datei ← 0.834 of file\""), std::string::npos);
   EXPECT_NE(html.find("--a:0.123"), std::string::npos);
   EXPECT_NE(html.find("title=\"end ← 1.000 of end\""), std::string::npos);
@@ -98,6 +101,8 @@ TEST(Page, HoldsEveryTranslationAndWeight) {
   EXPECT_NE(html.find("31.4"), std::string::npos);
   EXPECT_NE(html.find("24.9"), std::string::npos);
   EXPECT_EQ(count(html, "<dt>The model in the box</dt>"), 1u) << "where there is such a translation";
+  EXPECT_EQ(count(html, "<summary>Where the model in the box looked</summary>"), 1u);
+  EXPECT_NE(html.find("title=\"box ← 0.250 of look\""), std::string::npos);
   EXPECT_NE(html.find("boxed &lt;script"), std::string::npos);
   EXPECT_NE(html.find("41.2"), std::string::npos);
   EXPECT_EQ(count(html, "<table class=\"scores\">"), 3u);

@@ -213,7 +213,7 @@ void add_train(app::Program& program) {
   const char* training = "Training";
   number("--batch", o.batch, 1, 1e6, "Pictures in a batch", training);
   number("--lr", o.learning_rate, 0, 100,
-         "Peak learning rate of AdamW; 0: 0.002, or 0.0002 with --from and nothing frozen", training);
+         "Peak learning rate of AdamW; 0: 0.002, with --from 0.0002, with --freeze-backbone 0.02", training);
   number("--label-smoothing", o.label_smoothing, 0, 0.99, "Probability spread over the other classes", training);
   number("--weight-decay", o.weight_decay, 0, 100, "AdamW's weight decay", training);
   number("--average", o.average, 0, 1000,

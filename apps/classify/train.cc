@@ -48,7 +48,7 @@ void check_options(const TrainOptions& o) {
 
 TrainOptions completed(TrainOptions o, const PictureSet& set) {
   if (o.augmentation.crop < 0) o.augmentation.crop = std::min(set.height, set.width) / 8;
-  if (o.learning_rate == 0) o.learning_rate = !o.from.empty() && !o.freeze_backbone ? 2e-4 : 2e-3;
+  if (o.learning_rate == 0) o.learning_rate = o.freeze_backbone ? 2e-2 : o.from.empty() ? 2e-3 : 2e-4;
   return o;
 }
 

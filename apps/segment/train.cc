@@ -66,7 +66,7 @@ TrainOptions completed(TrainOptions o, const MaskedSet& set) {
   }
   if (o.augmentation.height == 0) o.augmentation.height = height;
   if (o.augmentation.width == 0) o.augmentation.width = width;
-  if (o.learning_rate == 0) o.learning_rate = !o.from.empty() && !o.freeze_backbone ? 2e-4 : 2e-3;
+  if (o.learning_rate == 0) o.learning_rate = o.freeze_backbone ? 2e-2 : o.from.empty() ? 2e-3 : 2e-4;
   return o;
 }
 

@@ -29,7 +29,7 @@ struct TrainOptions {
   int64_t steps = 0;             // stop after this many steps; 0: no limit
   int64_t patience = 20;         // validations without a better loss before stopping; 0: never
   int64_t batch = 8;             // pictures in a batch, about: the batches of a pass are of one size, give or take one
-  double learning_rate = 0;      // peak; 0: 2e-3, with `from` 2e-4 unless the backbone is frozen
+  double learning_rate = 0;      // peak; 0: 2e-3, with `from` 2e-4, with a frozen backbone 2e-2
   int64_t warmup = 200;          // steps, at most a tenth of the budget; then as in translate/train.h
   double weight_decay = 0.05;    // AdamW
   double clip = 1.0;             // gradient norm

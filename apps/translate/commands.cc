@@ -223,7 +223,7 @@ const std::map<std::string, BleuOptions::Tokenize> kTokenize = {{"13a", BleuOpti
 struct EvalArguments {
   std::string dir, output;
   PairSource pairs;
-  SearchOptions search;
+  SearchArguments search;
   bool lowercase = false, json = false;
   std::string tokenize = "13a";
 };
@@ -261,7 +261,8 @@ int eval_command(const EvalArguments& arguments) {
   const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   app::Progress bar("Translating");
   const double total = static_cast<double>(pairs.size());
-  const auto translations = translator.translate(sources, arguments.search, [&](int64_t done) {
+  const SearchOptions search = arguments.search.with(translator.generation());
+  const auto translations = translator.translate(sources, search, [&](int64_t done) {
     bar.update([&] {
       const double seconds = elapsed(), rate = static_cast<double>(done) / std::max(seconds, 1e-9);
       return app::ProgressState{static_cast<double>(done) / total,
@@ -289,8 +290,8 @@ int eval_command(const EvalArguments& arguments) {
                               {"copy", to_json(copy)},
                               {"seconds", seconds},
                               {"sentences_per_second", rate},
-                              {"beam", arguments.search.beam},
-                              {"length_penalty", arguments.search.length_penalty},
+                              {"beam", search.beam},
+                              {"length_penalty", search.length_penalty},
                               {"lowercase", arguments.lowercase},
                               {"tokenize", arguments.tokenize}}
                    .dump(2) +

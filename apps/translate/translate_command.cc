@@ -51,9 +51,10 @@ struct TranslateArguments {
   std::string dir, po, tmx, in, out, terms, prefix, attention, alignment;
   std::vector<std::string> texts;
   Languages languages;
-  SearchOptions search;
+  SearchArguments asked;
+  SearchOptions search;  // of these, once the model is known
   double least_confidence = 0;
-  bool beam_given = false, confidence = false, as_json = false, stream = false, placeholders = false;
+  bool confidence = false, as_json = false, stream = false, placeholders = false;
 };
 
 std::string counted(int64_t n, const std::string& noun) { return thousands(n) + " " + noun + (n == 1 ? "" : "s"); }
@@ -382,7 +383,7 @@ void check_usage(const TranslateArguments& arguments) {
   if (file && arguments.out.empty()) {
     throw UsageError("say with --out where the filled file goes; it may be the same file");
   }
-  if (file && (arguments.search.nbest > 1 || arguments.confidence)) {
+  if (file && (arguments.asked.others.nbest > 1 || arguments.confidence)) {
     throw UsageError("--nbest and --confidence are for lines; of a file, --json tells how sure each translation is");
   }
   if (file && !(arguments.attention + arguments.alignment).empty()) {
@@ -396,9 +397,10 @@ void check_usage(const TranslateArguments& arguments) {
   if (arguments.tmx.empty() && !(arguments.languages.source + arguments.languages.target).empty()) {
     throw UsageError("--source-lang and --target-lang are for --tmx; a model has one pair of languages");
   }
-  if (arguments.search.nbest > arguments.search.beam) {
-    throw UsageError("--nbest " + std::to_string(arguments.search.nbest) + " is more than --beam " +
-                     std::to_string(arguments.search.beam) + ", and a beam finds no more translations than it is wide");
+  const int nbest = arguments.asked.others.nbest;
+  if (nbest > arguments.asked.beam.value_or(nbest)) {
+    throw UsageError("--nbest " + std::to_string(nbest) + " is more than --beam " +
+                     std::to_string(*arguments.asked.beam) + ", and a beam finds no more translations than it is wide");
   }
   if (arguments.out.ends_with(".gz")) throw UsageError("--out writes no .gz; leave it out of the name");
 }
@@ -431,7 +433,6 @@ Translator load(const std::string& dir) {
 int translate_command(const TranslateArguments& given) {
   TranslateArguments arguments = given;
   find_texts(arguments);
-  if (!arguments.beam_given) arguments.search.beam = std::max(arguments.search.beam, arguments.search.nbest);
   check_usage(arguments);
   // What is only written at the end is looked at first, before an hour of translating is lost; and so is what is read.
   check_folder_of(arguments.attention);
@@ -441,24 +442,29 @@ int translate_command(const TranslateArguments& given) {
   if (!arguments.terms.empty()) terms = Terms::read(arguments.terms);
   FillOptions fill_options;
   fill_options.terms = &terms;
+  const auto load_model = [&] {
+    Translator translator = load(arguments.dir);
+    arguments.search = arguments.asked.with(translator.generation());
+    return translator;
+  };
   fill_options.least_confidence = arguments.least_confidence;
   if (!arguments.prefix.empty()) fill_options.prefix = arguments.prefix + " ";
   if (!arguments.po.empty()) {
     const PoFile file(read_bytes(arguments.po, kMaxCatalogueBytes), arguments.po);
-    const Translator translator = load(arguments.dir);
+    const Translator translator = load_model();
     translate_file(arguments, arguments.po, translator,
                    [&](const Engine& engine) { return fill_po(file, engine, fill_options); });
   } else if (!arguments.tmx.empty()) {
     const TmxFile file(read_bytes(arguments.tmx, kMaxTmxBytes), arguments.tmx);
     const Languages languages = choose_languages(file, arguments.languages);
-    const Translator translator = load(arguments.dir);
+    const Translator translator = load_model();
     if (arguments.languages.source.empty() || arguments.languages.target.empty()) {
       say(arguments.tmx + ": from " + languages.source + " to " + languages.target);
     }
     translate_file(arguments, arguments.tmx, translator,
                    [&](const Engine& engine) { return fill_tmx(file, languages, engine, fill_options); });
   } else {
-    const Translator translator = load(arguments.dir);
+    const Translator translator = load_model();
     translate_lines(arguments, terms, translator);
   }
   return app::kOk;
@@ -466,16 +472,26 @@ int translate_command(const TranslateArguments& given) {
 
 }  // namespace
 
-void add_search_options(CLI::App* command, SearchOptions& o) {
-  command->add_option("--beam", o.beam, "Hypotheses kept at each step; 1 is greedy and fastest")
-      ->type_name("N")
-      ->check(between(1, 1000))
-      ->capture_default_str();
+SearchOptions SearchArguments::with(const Generation& folder) const {
+  SearchOptions search = others;
+  search.beam = beam.value_or(std::max(folder.beam, others.nbest));
+  search.length_penalty = length_penalty.value_or(folder.length_penalty);
+  return search;
+}
+
+void add_search_options(CLI::App* command, SearchArguments& arguments) {
+  SearchOptions& o = arguments.others;
   command
-      ->add_option("--length-penalty", o.length_penalty, "Scores are divided by length to this power; more is longer")
+      ->add_option(
+          "--beam", arguments.beam,
+          "Hypotheses kept at each step; 1 is greedy and fastest. Without it what the model's folder says, or 4")
+      ->type_name("N")
+      ->check(between(1, 1000));
+  command
+      ->add_option("--length-penalty", arguments.length_penalty,
+                   "Scores are divided by length to this power; more is longer. Without it what the folder says, or 1")
       ->type_name("X")
-      ->check(between(0, 10))
-      ->capture_default_str();
+      ->check(between(0, 10));
   command
       ->add_option("--coverage-penalty", o.coverage_penalty,
                    "Translations that have not looked at all of the source lose; 0.2 is usual, 0: off")
@@ -524,7 +540,9 @@ void add_translate(app::Program& program) {
       ->group("Text");
   command->add_flag("--placeholders", a->placeholders, "Keep placeholders, markup and addresses in lines, too")
       ->group("Text");
-  command->add_option("--nbest", a->search.nbest, "Print the N best: score TAB confidence TAB text, and an empty line")
+  command
+      ->add_option("--nbest", a->asked.others.nbest,
+                   "Print the N best: score TAB confidence TAB text, and an empty line")
       ->type_name("N")
       ->check(between(1, 1000))
       ->group("Output");
@@ -537,7 +555,7 @@ void add_translate(app::Program& program) {
   file("--attention", a->attention, "Also write where each piece looked, as JSON", "Output");
   file("--alignment", a->alignment, "Also write which word comes from which, a line for each: 0-0 1-2 (source-target)",
        "Output");
-  add_search_options(command, a->search);
+  add_search_options(command, a->asked);
   command->footer(
       "Every line gives one line, and an empty one stays empty. A line of more than 40 words is split into sentences.\n"
       "In --po and --tmx placeholders (%s, {0}, %1, &File, <b>, addresses, names of files) stay as they are, and so "
@@ -551,10 +569,7 @@ void add_translate(app::Program& program) {
       "  heed translate model --po de.po --out de.po --terms words.tsv\n"
       "  heed translate model --tmx memory.tmx --out memory.de.tmx --target-lang de\n"
       "  heed translate model --nbest 4 --json < english.txt");
-  command->callback([&program, command, a] {
-    a->beam_given = command->get_option("--beam")->count() > 0;
-    program.chosen = [a] { return translate_command(*a); };
-  });
+  command->callback([&program, a] { program.chosen = [a] { return translate_command(*a); }; });
 }
 
 }  // namespace heed::translate
