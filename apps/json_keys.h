@@ -32,6 +32,7 @@ class JsonKeys {
   bool flag(const char* key, std::optional<bool> without = {}) const;
   std::string text(const char* key, std::optional<std::string> without = {}) const;
 
+  const nlohmann::json& object() const { return object_; }
   const std::string& file() const { return file_; }
   // `config.json's "key" is 7; it must be ...`
   [[noreturn]] void refuse(const char* key, const std::string& wanted) const;

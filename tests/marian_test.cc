@@ -259,7 +259,7 @@ TEST_F(Edited, Configs) {
   EXPECT_SAYS(after("vocab.json", [](json& j) { j["surplus"] = j["<pad>"]; }), "surplus");
   EXPECT_SAYS(after("vocab.json", [](json& j) { j.erase("<unk>"); }), "no number for <unk>");
   EXPECT_SAYS(after("vocab.json", [](json& j) { j["<unk>"] = "x"; }), "\"x\"");
-  EXPECT_SAYS(after("vocab.json", [](json& j) { j = json::array(); }), "not a JSON object");
+  EXPECT_SAYS(after("vocab.json", [](json& j) { j = json::array(); }), "does not hold a JSON object");
   // Tokens that are nothing may be said, and are silent.
   EXPECT_EQ(after("vocab.json", [](json& j) { j.erase(">>fra<<"); }), "no error");
   const auto vocab =

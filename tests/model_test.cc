@@ -83,7 +83,7 @@ TEST_P(Models, ConfigSurvivesJson) {
   c.dropout = 0.25;
   c.lowercase = true;
   if (c.arch == "rnn") c.max_positions = ModelConfig{}.max_positions;
-  const ModelConfig back = ModelConfig::from_json(nlohmann::json::parse(c.to_json().dump()));
+  const ModelConfig back = ModelConfig::from_json({nlohmann::json::parse(c.to_json().dump()), "config.json"});
   EXPECT_EQ(back.arch, c.arch);
   EXPECT_EQ(back.vocab, c.vocab);
   EXPECT_EQ(back.dim, c.dim);
@@ -396,8 +396,9 @@ TEST_P(Folder, DamagedConfig) {
   EXPECT_SAYS(complaint([](auto& j) { j["pad_token_id"] = 23; }), "\"pad_token_id\" is 23");
   EXPECT_SAYS(complaint([](auto& j) { j["dropout"] = 1.5; }), "1.5");
   EXPECT_SAYS(complaint([](auto& j) { j["dropout"] = "much"; }), "much");
-  for (const nlohmann::json& bad : {nlohmann::json(-1), nlohmann::json(1.5), nlohmann::json(nullptr),
-                                    nlohmann::json(UINT64_MAX), nlohmann::json("12")}) {
+  EXPECT_SAYS(complaint([](auto& j) { j["vocab_size"] = nullptr; }), "no key \"vocab_size\"");
+  for (const nlohmann::json& bad :
+       {nlohmann::json(-1), nlohmann::json(1.5), nlohmann::json(UINT64_MAX), nlohmann::json("12")}) {
     EXPECT_SAYS(complaint([&](auto& j) { j["vocab_size"] = bad; }), "\"vocab_size\" is " + bad.dump());
   }
   const bool rnn = GetParam() == "rnn";
@@ -453,7 +454,7 @@ TEST(StrangeModels, SurviveJsonAndFolders) {
   for (const bool tied : {false, true}) {
     ModelConfig c = strange();
     c.tied_output = tied;
-    const ModelConfig back = ModelConfig::from_json(c.to_json());
+    const ModelConfig back = ModelConfig::from_json({c.to_json(), "config.json"});
     EXPECT_EQ(back.to_json(), c.to_json());
     EXPECT_EQ(back.tokens, c.tokens);
     EXPECT_EQ(back.generation, c.generation);

@@ -218,6 +218,35 @@ TEST_F(Segment, ChangesKeepLabelsOnTheirPixels) {
   EXPECT_TRUE(larger && smaller);
 }
 
+TEST_F(Segment, NoiseIsOfTheSizeAskedFor) {
+  MaskedSet set{.classes = three()};
+  set.pictures = {Picture{64, 64, 3, std::vector<uint8_t>(64 * 64 * 3, 128)}};
+  set.masks = {Labels{64, 64, std::vector<uint16_t>(64 * 64, 1)}};
+  const auto preprocess = make_model(tiny("unet"), 3, {}, three())->preprocess();
+  const std::vector<int64_t> rows(40, 0);
+  torch::manual_seed(3);
+  const Batch batch = make_batch(set, rows, preprocess, {.height = 64, .width = 64, .noise = 0.1});
+  std::set<double> levels;
+  double largest = 0;
+  int64_t quiet = 0;
+  for (int64_t i = 0; i < 40; ++i) {
+    const Tensor noise = (batch.pictures[i] - (128 / 127.5 - 1)) / 2;  // as a share of white
+    const double level = noise.std().item<double>();
+    EXPECT_LT(std::abs(noise.mean().item<double>()), 0.005);
+    quiet += level < 1e-6;
+    levels.insert(level);
+    largest = std::max(largest, level);
+    if (level > 0.05) {
+      EXPECT_GT(noise.abs().max().item<double>(), 2.5 * level);  // not uniform: sqrt(3)
+    }
+  }
+  EXPECT_GT(quiet, 10);
+  EXPECT_LT(quiet, 30);
+  EXPECT_GT(levels.size(), 10u);
+  EXPECT_GT(largest, 0.08);
+  EXPECT_LT(largest, 0.102);
+}
+
 TEST_F(Segment, WeightsOfClasses) {
   EXPECT_EQ(weights_of({0.5, 0.3, 0.2}, 0), (std::vector<double>{1, 1, 1}));
   const std::vector<double> half = weights_of({0.64, 0.36, 0}, 0.5);

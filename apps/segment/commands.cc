@@ -200,6 +200,8 @@ void add_train(app::Program& program) {
       ->group(changes);
   number("--colour", o.augmentation.colour, 0, 0.99, "Brightness, contrast and saturation change by up to this share",
          changes);
+  number("--noise", o.augmentation.noise, 0, 1,
+         "Every second picture gets noise, of a standard deviation of up to this share of white", changes);
 
   const char* training = "Training";
   number("--balance", o.balance, 0, 1, "Weighs classes by their share of the pixels to the power of -N; 0: not",

@@ -11,6 +11,7 @@
 
 #include "apps/pictures/resize.h"
 #include "apps/pictures/tensors.h"
+#include "libtorch/splitmix.h"
 
 namespace heed::segment {
 namespace {
@@ -59,13 +60,16 @@ std::vector<double> shares_of(const MaskedSet& set) {
 
 namespace {
 
-constexpr int64_t kDraws = 8;  // numbers in [0, 1) that decide about a picture
+constexpr int64_t kDraws = 8;       // numbers in [0, 1) that decide about a picture
+constexpr int64_t kNoiseDraws = 2;  // and about its noise, where there may be some
 
 // What happens to one picture. Its part's pixel (y, x) is the picture's at top + y * step and left + x * step.
 struct Change {
   double top = 0, left = 0, step = 1;
   bool flip = false, flip_vertical = false;
   double brightness = 1, contrast = 1, saturation = 1;
+  double noise = 0;  // its standard deviation in bytes' range
+  uint64_t noise_seed = 0;
 };
 
 Change change_of(const double* chance, const Augmentation& a, const Picture& picture) {
@@ -86,6 +90,10 @@ Change change_of(const double* chance, const Augmentation& a, const Picture& pic
   change.brightness = factor(chance[5]);
   change.contrast = factor(chance[6]);
   change.saturation = factor(chance[7]);
+  if (a.noise > 0) {
+    change.noise = 255 * a.noise * std::max(0.0, 2 * chance[8] - 1);
+    change.noise_seed = static_cast<uint64_t>(chance[9] * 0x1p53);
+  }
   return change;
 }
 
@@ -149,6 +157,17 @@ void change_colours(std::vector<float>& part, int64_t channels, const Change& ch
   }
 }
 
+// The sum of four uniform numbers, which is as near to a normal one as noise needs.
+void add_noise(std::vector<float>& part, const Change& change) {
+  const double scale = change.noise * std::sqrt(3.0) / 65536;  // a uniform number's variance is 1/12
+  for (size_t i = 0; i < part.size(); ++i) {
+    const uint64_t bits = nn::splitmix(change.noise_seed, i);
+    const auto sum =
+        static_cast<double>((bits & 0xFFFF) + (bits >> 16 & 0xFFFF) + (bits >> 32 & 0xFFFF) + (bits >> 48));
+    part[i] = std::clamp(part[i] + static_cast<float>(scale * (sum - 2 * 65535.0)), 0.0f, 255.0f);
+  }
+}
+
 }  // namespace
 
 Batch make_batch(const MaskedSet& set, std::span<const int64_t> rows, const pictures::Preprocess& preprocess,
@@ -157,7 +176,8 @@ Batch make_batch(const MaskedSet& set, std::span<const int64_t> rows, const pict
   const int64_t channels = set.pictures.front().channels;
   // Straight lines, of which a byte's number is the value at a whole place.
   const auto tables = pictures::numbers_of(preprocess, channels);
-  const torch::Tensor chances = torch::rand({count, kDraws}, torch::kFloat64);
+  const int64_t draws = kDraws + (a.noise > 0 ? kNoiseDraws : 0);
+  const torch::Tensor chances = torch::rand({count, draws}, torch::kFloat64);
   Batch batch{torch::empty({count, channels, a.height, a.width}, torch::kFloat32),
               torch::empty({count, a.height, a.width}, torch::kInt64)};
   float* const out = batch.pictures.data_ptr<float>();
@@ -168,9 +188,10 @@ Batch make_batch(const MaskedSet& set, std::span<const int64_t> rows, const pict
     std::vector<float> part;
     for (int64_t i = begin; i < end; ++i) {
       const auto row = static_cast<size_t>(rows[static_cast<size_t>(i)]);
-      const Change change = change_of(chance + i * kDraws, a, set.pictures[row]);
+      const Change change = change_of(chance + i * draws, a, set.pictures[row]);
       take_part(set.pictures[row], set.masks[row], change, a, part, targets + i * pixels);
       if (a.colour > 0) change_colours(part, channels, change);
+      if (change.noise > 0) add_noise(part, change);
       for (int64_t c = 0; c < channels; ++c) {
         const auto& table = tables[static_cast<size_t>(c)];
         const float low = table[0], slope = (table[255] - table[0]) / 255;

@@ -53,6 +53,8 @@ struct Augmentation {
   bool flip = false;              // every second one is mirrored, left to right
   bool flip_vertical = false;  // and as many top to bottom: where a picture has no up and down, as under a microscope
   double colour = 0;           // brightness, contrast and saturation times a factor from 1 - colour to 1 + colour each
+  double noise = 0;            // every second one gets Gaussian noise in each number, of a standard deviation of up to
+                               // this share of their range, as a camera has it in the dark
 };
 
 struct Batch {

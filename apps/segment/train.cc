@@ -48,6 +48,8 @@ void check_options(const TrainOptions& o) {
           "it must be from 0 to 4");
   require(o.augmentation.colour >= 0 && o.augmentation.colour < 1, "colour", o.augmentation.colour,
           "it must be at least 0 and below 1");
+  require(o.augmentation.noise >= 0 && o.augmentation.noise <= 1, "noise", o.augmentation.noise,
+          "it must be from 0 to 1");
   if (o.freeze_backbone && o.from.empty()) {
     throw Error("a backbone that has learned nothing cannot be frozen; name a model to go on from");
   }
@@ -106,6 +108,7 @@ json identity_of(const MaskedSet& set, const TrainOptions& o) {
           {"scale", o.augmentation.scale},
           {"flip", {o.augmentation.flip, o.augmentation.flip_vertical}},
           {"colour", o.augmentation.colour},
+          {"noise", o.augmentation.noise},
           {"balance", o.balance},
           {"batch", o.batch},
           {"learning_rate", o.learning_rate},

@@ -1,7 +1,6 @@
 // What both models share: the batch, config.json, building by name, and the model folder.
 #include "apps/translate/model.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <heed/attention.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <set>
 #include <system_error>
 
+#include "apps/model_folder.h"
 #include "apps/translate/rnn_model.h"
 #include "apps/translate/transformer_model.h"
 #include "libtorch/files.h"
@@ -20,6 +20,8 @@
 namespace heed::translate {
 namespace {
 
+using app::JsonKeys;
+using app::quoted;
 using nlohmann::json;
 
 constexpr const char* kConfigFile = "config.json";
@@ -27,82 +29,16 @@ constexpr const char* kGenerationFile = "generation_config.json";
 constexpr const char* kVocabFile = "vocab.json";
 constexpr const char* kWeightsFile = "model.safetensors";
 
-// Sizes above this are a damaged file, not a model; it keeps products of two sizes far from overflow.
-constexpr int64_t kLargestSize = int64_t{1} << 24;
-
-std::string quoted(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
-
-json json_file(const std::string& path) {
-  json j = json::parse(nn::read_file(path), nullptr, /*allow_exceptions=*/false);
-  if (j.is_discarded()) throw Error(path + " is not JSON; the file is damaged, copy the model folder again");
-  return j;
-}
-
-const json& member(const json& config, const char* key) {
-  const auto found = config.find(key);
-  if (found == config.end()) throw Error(std::string("config.json has no key \"") + key + "\"");
-  return *found;
-}
-
-// A fraction or a huge unsigned number must not be rounded or wrapped into something that looks fine.
-bool is_whole(const json& value, int64_t least, int64_t most) {
-  return value.is_number_integer() &&
-         !(value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(most)) &&
-         value.get<int64_t>() >= least && value.get<int64_t>() <= most;
-}
-
-int64_t whole(const json& value, const std::string& key, int64_t least, int64_t most) {
-  if (!is_whole(value, least, most)) {
-    throw Error("config.json's \"" + key + "\" is " + quoted(value) + "; it must be a whole number from " +
-                std::to_string(least) + " to " + std::to_string(most));
-  }
-  return value.get<int64_t>();
-}
-
-int64_t size_of(const json& config, const char* key) { return whole(member(config, key), key, 1, kLargestSize); }
-
-int64_t token_of(const json& value, const std::string& key, int64_t vocab) {
-  if (!is_whole(value, 0, vocab - 1)) {
-    throw Error("config.json's \"" + key + "\" is " + quoted(value) + "; it must be a token of the vocabulary, 0 to " +
-                std::to_string(vocab - 1));
-  }
-  return value.get<int64_t>();
-}
-
-bool flag(const json& config, const char* key) {
-  const json& value = member(config, key);
-  if (!value.is_boolean())
-    throw Error("config.json's \"" + std::string(key) + "\" is " + quoted(value) + "; it must be true or false");
-  return value.get<bool>();
-}
-
-bool flag(const json& config, const char* key, bool without) {
-  return config.contains(key) ? flag(config, key) : without;
-}
-
-// Null is what Hugging Face writes for a key that is not set.
-bool says(const json& config, const char* key) { return config.contains(key) && !config[key].is_null(); }
-
-double probability(const json& config, const char* key) {
-  const json& value = member(config, key);
-  if (!value.is_number() || !(value.get<double>() >= 0 && value.get<double>() < 1)) {
-    throw Error("config.json's \"" + std::string(key) + "\" is " + quoted(value) +
-                "; it must be at least 0 and below 1");
-  }
-  return value.get<double>();
-}
-
 // The key must be there with this value, because the model is built so and in no other way.
-void require(const json& config, const char* key, const json& expected) {
-  const json& value = member(config, key);
-  if (value != expected) {
-    throw Error("config.json's \"" + std::string(key) + "\" is " + quoted(value) +
+void require(const JsonKeys& config, const char* key, const json& expected) {
+  if (config.at(key) != expected) {
+    throw Error(config.file() + "'s \"" + key + "\" is " + quoted(config.at(key)) +
                 "; heed translate reads models where it is " + quoted(expected));
   }
 }
 
-void require_same(const json& config, const char* key, const char* other) {
-  const int64_t a = size_of(config, key), b = size_of(config, other);
+void require_same(const JsonKeys& config, const char* key, const char* other) {
+  const int64_t a = config.size(key), b = config.size(other);
   if (a != b) {
     throw Error("config.json's \"" + std::string(key) + "\" is " + std::to_string(a) + " and \"" + other + "\" is " +
                 std::to_string(b) + "; heed translate reads models where they are equal");
@@ -124,13 +60,13 @@ json marian_constants() {
 }
 
 // What a Marian model's config.json says of its tokens.
-TokenIds tokens_of(const json& j, int64_t vocab, int64_t target_vocab) {
-  const auto token = [&](const char* key, int64_t size) { return token_of(member(j, key), key, size); };
+TokenIds tokens_of(const JsonKeys& j, int64_t vocab, int64_t target_vocab) {
+  const auto token = [&](const char* key, int64_t size) { return j.whole(key, 0, size - 1); };
   TokenIds ids;
   ids.pad = token("pad_token_id", std::min(vocab, target_vocab));
   ids.eos = token("eos_token_id", std::min(vocab, target_vocab));
   ids.start = token("decoder_start_token_id", target_vocab);
-  ids.unk = says(j, "unk_token_id") ? token("unk_token_id", vocab) : std::min(kUnk, vocab - 1);
+  ids.unk = j.says("unk_token_id") ? token("unk_token_id", vocab) : std::min(kUnk, vocab - 1);
 
   // Padding and the start are never a word, whether the file lists them or, as the oldest do, leaves it to the program.
   ids.banned.clear();
@@ -139,49 +75,47 @@ TokenIds tokens_of(const json& j, int64_t vocab, int64_t target_vocab) {
   };
   ban(ids.pad);
   ban(ids.start);
-  if (says(j, "bad_words_ids")) {
-    const json& list = j["bad_words_ids"];
+  if (j.says("bad_words_ids")) {
+    const json& list = j.at("bad_words_ids");
     for (const json& word : list.is_array() ? list : json::array({list})) {
       if (!word.is_array() || word.size() != 1) {
         throw Error("config.json's \"bad_words_ids\" holds " + quoted(word) +
                     "; heed translate can ban single tokens, as in [[59]]");
       }
-      ban(token_of(word[0], "bad_words_ids", target_vocab));
+      ban(JsonKeys({{"bad_words_ids", word[0]}}, j.file()).whole("bad_words_ids", 0, target_vocab - 1));
     }
   }
   // In Marian's files the end is forced unless they say null. Our own have said 3 without ever meaning it.
-  if (!j.contains("forced_eos_token_id")) ids.forced_end = ids.eos;
-  if (says(j, "forced_eos_token_id")) ids.forced_end = token("forced_eos_token_id", target_vocab);
+  if (!j.object().contains("forced_eos_token_id")) ids.forced_end = ids.eos;
+  if (j.says("forced_eos_token_id")) ids.forced_end = token("forced_eos_token_id", target_vocab);
   if (ids.pad == kPad && ids.unk == kUnk && ids.start == kBos && ids.eos == kEos) ids.forced_end = -1;
-  if (j.contains("renormalize_logits"))
-    ids.renormalize = says(j, "renormalize_logits") && flag(j, "renormalize_logits");
+  if (j.object().contains("renormalize_logits")) ids.renormalize = j.flag("renormalize_logits", false);
   return ids;
 }
 
-Generation generation_of(const json& j) {
+Generation generation_of(const JsonKeys& j) {
   Generation g;
-  if (says(j, "num_beams")) g.beam = static_cast<int>(whole(j["num_beams"], "num_beams", 1, 1000));
-  if (says(j, "length_penalty")) {
-    const json& value = j["length_penalty"];
-    if (!value.is_number() || !std::isfinite(value.get<double>()))
-      throw Error("config.json's \"length_penalty\" is " + quoted(value) + "; it must be a number");
-    g.length_penalty = value.get<double>();
+  g.beam = static_cast<int>(j.whole("num_beams", 1, 1000, g.beam));
+  if (j.says("length_penalty")) {
+    if (!j.at("length_penalty").is_number()) j.refuse("length_penalty", "a number");
+    g.length_penalty = j.at("length_penalty").get<double>();
   }
   // Hugging Face counts what the decoder is fed first, too.
-  if (says(j, "max_length")) g.max_length = static_cast<int>(whole(j["max_length"], "max_length", 1, kLargestSize)) - 1;
+  g.max_length = static_cast<int>(j.whole("max_length", 1, app::kLargestSize, 1)) - 1;
   return g;
 }
 
 // config.json with what generation_config.json says of searching in its place, as transformers does it: of three keys
 // even what the second leaves out is said by it, for they then are off.
-json overlaid(json config, const json& generation) {
+JsonKeys overlaid(const JsonKeys& config, const JsonKeys& generation) {
+  json all = config.object();
   for (const char* key : {"num_beams", "length_penalty", "max_length"}) {
-    if (says(generation, key)) config[key] = generation[key];
+    if (generation.says(key)) all[key] = generation.at(key);
   }
   for (const char* key : {"bad_words_ids", "forced_eos_token_id", "renormalize_logits"}) {
-    config[key] = generation.contains(key) ? generation[key] : json(nullptr);
+    all[key] = generation.says(key) ? generation.at(key) : json(nullptr);
   }
-  return config;
+  return {std::move(all), config.file()};
 }
 
 // Throws for sizes no model can be built with. Where they come from (options or a file) is the caller's to say.
@@ -191,9 +125,9 @@ void check(const ModelConfig& given) {
     throw Error("there is no architecture '" + c.arch + "'; choose 'rnn' or 'transformer'");
   }
   const auto size = [](const char* name, int64_t value, int64_t least) {
-    if (value < least || value > kLargestSize) {
+    if (value < least || value > app::kLargestSize) {
       throw Error(std::string(name) + " is " + std::to_string(value) + "; it must be from " + std::to_string(least) +
-                  " to " + std::to_string(kLargestSize));
+                  " to " + std::to_string(app::kLargestSize));
     }
   };
   const TokenIds& t = c.tokens;
@@ -313,17 +247,6 @@ std::vector<std::string> names_of(const std::string& parameter, const ModelConfi
   return {parameter};
 }
 
-// Puts torch's generator back: loading must not change what is drawn after it.
-class RandomStateGuard {
- public:
-  RandomStateGuard() : generator_(at::detail::getDefaultCPUGenerator()), state_(generator_.get_state()) {}
-  ~RandomStateGuard() { generator_.set_state(state_); }
-
- private:
-  at::Generator generator_;
-  torch::Tensor state_;
-};
-
 }  // namespace
 
 int64_t Batch::target_tokens() const {
@@ -332,33 +255,32 @@ int64_t Batch::target_tokens() const {
   return sum;
 }
 
-ModelConfig ModelConfig::from_json(const json& j) {
-  if (!j.is_object()) throw Error("config.json does not hold a JSON object");
-  const json& type = member(j, "model_type");
+ModelConfig ModelConfig::from_json(const JsonKeys& j) {
+  const json& type = j.at("model_type");
   ModelConfig c;
-  c.vocab = size_of(j, "vocab_size");
+  c.vocab = j.size("vocab_size");
   if (type == "marian") {
     c.arch = "transformer";
     const json constants = marian_constants();
     for (const auto& [key, value] : constants.items()) {
-      if (says(j, key.c_str())) require(j, key.c_str(), value);
+      if (j.says(key.c_str())) require(j, key.c_str(), value);
     }
-    c.tied_output = flag(j, "tie_word_embeddings", true);
+    c.tied_output = j.flag("tie_word_embeddings", true);
     // transformers ties nothing at all when tie_word_embeddings is false.
-    const bool shared = flag(j, "share_encoder_decoder_embeddings", true);
+    const bool shared = j.flag("share_encoder_decoder_embeddings", true);
     c.shared_embedding = shared && c.tied_output;
-    c.target_vocab = says(j, "decoder_vocab_size") ? size_of(j, "decoder_vocab_size") : c.vocab;
-    if (shared && says(j, "decoder_vocab_size")) require_same(j, "vocab_size", "decoder_vocab_size");
-    c.dim = size_of(j, "d_model");
-    c.heads = size_of(j, "encoder_attention_heads");
-    c.layers = size_of(j, "encoder_layers");
-    c.ffn = size_of(j, "encoder_ffn_dim");
-    c.decoder_heads = size_of(j, "decoder_attention_heads");
-    c.decoder_layers = size_of(j, "decoder_layers");
-    c.decoder_ffn = size_of(j, "decoder_ffn_dim");
-    c.max_positions = size_of(j, "max_position_embeddings");
-    c.scale_embedding = flag(j, "scale_embedding");
-    const json& activation = member(j, "activation_function");
+    c.target_vocab = j.size("decoder_vocab_size", c.vocab);
+    if (shared && j.says("decoder_vocab_size")) require_same(j, "vocab_size", "decoder_vocab_size");
+    c.dim = j.size("d_model");
+    c.heads = j.size("encoder_attention_heads");
+    c.layers = j.size("encoder_layers");
+    c.ffn = j.size("encoder_ffn_dim");
+    c.decoder_heads = j.size("decoder_attention_heads");
+    c.decoder_layers = j.size("decoder_layers");
+    c.decoder_ffn = j.size("decoder_ffn_dim");
+    c.max_positions = j.size("max_position_embeddings");
+    c.scale_embedding = j.flag("scale_embedding");
+    const json& activation = j.at("activation_function");
     try {
       c.activation = activation.is_string() ? activation.get<std::string>() : quoted(activation);
       nn::activation_from_name(c.activation);
@@ -373,18 +295,17 @@ ModelConfig ModelConfig::from_json(const json& j) {
       require(j, key, special_tokens()[key]);
     }
     c.layers = 1;
-    c.dim = size_of(j, "embedding_size");
-    c.hidden = size_of(j, "hidden_size");
+    c.dim = j.size("embedding_size");
+    c.hidden = j.size("hidden_size");
   } else {
     throw Error("config.json is for a " + quoted(type) + " model; heed translate reads \"marian\" and \"heed-rnn\"");
   }
-  if (c.arch == "rnn" || j.contains("dropout")) c.dropout = probability(j, "dropout");
-  c.lowercase = flag(j, "do_lower_case", false);
-  if (c.arch == "transformer" && j.contains("heed_alignment")) {
-    const json& from = j["heed_alignment"];
-    c.alignment = {whole(member(from, "layer"), "heed_alignment.layer", -1, c.completed().decoder_layers - 1),
-                   whole(member(from, "head"), "heed_alignment.head", -1, c.completed().decoder_heads - 1),
-                   flag(from, "next")};
+  c.dropout = c.arch == "rnn" ? j.share("dropout") : j.share("dropout", c.dropout);
+  c.lowercase = j.flag("do_lower_case", false);
+  if (c.arch == "transformer" && j.says("heed_alignment")) {
+    const JsonKeys from(j.at("heed_alignment"), j.file() + "'s heed_alignment");
+    c.alignment = {from.whole("layer", -1, c.completed().decoder_layers - 1),
+                   from.whole("head", -1, c.completed().decoder_heads - 1), from.flag("next")};
   }
   check(c);
   return c;
@@ -489,27 +410,21 @@ std::shared_ptr<Model> load_model(const std::string& dir) {
   if (!fs::exists(config_path, ignored)) {
     throw Error(dir + " has no config.json; give the folder that `heed train translate --out` made");
   }
-  json j = json_file(config_path);
-  if (j.is_object() && j.contains("model_type") && j["model_type"].is_string() && j["model_type"] != "marian" &&
-      j["model_type"] != "heed-rnn") {
-    throw Error(dir + " holds a '" + j["model_type"].get<std::string>() +
-                "' model; heed translate reads 'marian' and 'heed-rnn'");
+  // Its errors call it config.json, and the folder comes before.
+  JsonKeys j(JsonKeys::read(config_path).object(), kConfigFile);
+  if (const std::string type = j.says("model_type") && j.at("model_type").is_string() ? j.text("model_type") : "marian";
+      type != "marian" && type != "heed-rnn") {
+    throw Error(dir + " holds a '" + type + "' model; heed translate reads 'marian' and 'heed-rnn'");
   }
 
   ModelConfig config;
   try {
     const std::string generation = (fs::path(dir) / kGenerationFile).string();
-    if (j.is_object() && fs::exists(generation, ignored)) {
-      const json said = json_file(generation);
-      if (!said.is_object()) throw Error("generation_config.json does not hold a JSON object");
-      j = overlaid(std::move(j), said);
-    }
+    if (fs::exists(generation, ignored)) j = overlaid(j, JsonKeys::read(generation));
     config = ModelConfig::from_json(j);
     const std::string vocab = (fs::path(dir) / kVocabFile).string();
-    if (config.arch == "transformer" && !says(j, "unk_token_id") && fs::exists(vocab, ignored)) {
-      const json table = json_file(vocab);
-      if (table.is_object() && says(table, "<unk>"))
-        config.tokens.unk = token_of(table["<unk>"], "<unk>", config.vocab);
+    if (config.arch == "transformer" && !j.says("unk_token_id") && fs::exists(vocab, ignored)) {
+      config.tokens.unk = JsonKeys::read(vocab).whole("<unk>", 0, config.vocab - 1, config.tokens.unk);
     }
   } catch (const Error& error) {
     throw Error(dir + ": " + error.what());
@@ -539,7 +454,7 @@ std::shared_ptr<Model> load_model(const std::string& dir) {
                 " numbers and config.json describes a model of " + std::to_string(static_cast<int64_t>(wanted)) +
                 "; the two files are not of one model");
   }
-  const RandomStateGuard guard;
+  const app::RandomStateGuard guard;
   const std::shared_ptr<Model> model = make_model(config);
 
   torch::NoGradGuard no_grad;

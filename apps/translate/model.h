@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "apps/json_keys.h"
+
 namespace heed::translate {
 
 // Token ids every vocabulary of ours fixes (see vocab.h). Models from elsewhere number their own: TokenIds.
@@ -70,10 +72,9 @@ struct ModelConfig {
   AlignmentFrom alignment = {};   // transformer
   ModelConfig completed() const;  // with numbers in place of the zeros that stand for others
 
-  static ModelConfig from_json(
-      const nlohmann::json& json);         // throws heed::Error naming the key that is missing or wrong
-  nlohmann::json to_json() const;          // Hugging Face's keys (model_type "marian" for transformer)
-  nlohmann::json generation_json() const;  // transformer: those of them that generation_config.json has
+  static ModelConfig from_json(const app::JsonKeys& j);  // throws heed::Error naming the key that is missing or wrong
+  nlohmann::json to_json() const;                        // Hugging Face's keys (model_type "marian" for transformer)
+  nlohmann::json generation_json() const;                // transformer: those of them that generation_config.json has
 };
 
 // Padded sentences. Source rows are `pieces </s>`; target_in rows begin with TokenIds::start; target_out rows end with
