@@ -15,7 +15,7 @@ struct Program;
 struct DemoOptions {
   std::string out = "demo";  // the folder of index.html
   std::string work;          // downloads and the model; empty: out/work
-  double minutes = 5.25;        // of training, all tasks together
+  double minutes = 5.25;     // of training, all tasks together
   uint64_t seed = 1;
 };
 

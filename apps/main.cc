@@ -26,11 +26,8 @@ namespace {
 
 // A task adds its commands to the program with one line here.
 constexpr void (*kTasks[])(Program&) = {
-    translate::add_data_commands,
-    translate::add_commands,
-    classify::add_commands,
-    segment::add_commands,
-    segment::add_scenes_command,
+    translate::add_data_commands, translate::add_commands,     classify::add_commands,
+    segment::add_commands,        segment::add_scenes_command,
 };
 
 struct InfoArguments {
