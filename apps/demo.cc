@@ -316,9 +316,7 @@ class Demo {
         "On the " + count(unseen_.size()) +
         " of these messages that models/en-de, the model that comes with Heed, has not learned from either. It is a "
         "Transformer and has seen more and longer; its README.md says what. `heed translate \"...\"` uses it. Where it "
-        "looked, below each translation, is the one of its attention heads that agrees best with word alignments of "
-        "IBM "
-        "Model 1.";
+        "looked, below each translation, is the attention head that agrees best with word alignments of IBM Model 1.";
     page_.translations_note = "The first " + std::to_string(examples) + " held-out messages of " +
                               std::to_string(kFewestWords) + " to " + std::to_string(kMostWords) +
                               " words in the order of a hash of their text: nobody picked them." +

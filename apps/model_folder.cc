@@ -49,7 +49,8 @@ JsonKeys read_config(const std::string& dir, const std::vector<std::string>& mod
   const std::string path = in(dir, kConfig);
   if (!fs::exists(path, ignored)) throw Error(dir + " has no config.json; give the folder of a trained model");
   JsonKeys config = JsonKeys::read(path);
-  const std::string type = config.text("model_type");
+  const json& said = config.at("model_type");
+  const std::string type = said.is_string() ? said.get<std::string>() : quoted(said);
   if (std::find(model_types.begin(), model_types.end(), type) == model_types.end())
     throw Error(dir + " holds a '" + type + "' model; " + reader + " reads " + listed(model_types));
   return config;

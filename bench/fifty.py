@@ -62,7 +62,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=2, help="passes over the 30,000 pictures of the known classes")
     parser.add_argument("--keep", type=pathlib.Path, help="a folder to leave everything in")
     a = parser.parse_args()
-    scratch = a.keep or pathlib.Path(tempfile.mkdtemp())
+    temporary = tempfile.TemporaryDirectory()  # gone with this
+    scratch = a.keep or pathlib.Path(temporary.name)
     train, test = read("train"), read("t10k")
     known = write(scratch / "known", KNOWN, train)
     tested = write(scratch / "test", NEW, test)

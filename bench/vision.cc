@@ -3,9 +3,9 @@
 //   build/bench_vision MODEL DATA.safetensors OUT.safetensors
 //
 // DATA holds "pictures" [B, C, H, W] f32 and "targets" of int64, [B] or [B, H, W]. Each line of standard input is an
-// order, and its answer a line of standard output: "logits" writes those of the pictures to OUT and says nothing more,
-// "infer N" and "train N" answer with the seconds that N forwards, or N steps of AdamW, took, "loss" with the last
-// loss. "fresh" loads the weights anew.
+// order, and its answer a line of standard output: "infer N" and "train N" answer with the
+// seconds that N forwards, or N steps of AdamW, took, "loss" with the last loss; "logits" writes those of the pictures
+// to OUT and "fresh" loads the weights anew, and both answer 0.
 #include <torch/nn/functional/loss.h>
 #include <torch/torch.h>
 

@@ -15,25 +15,22 @@ import safetensors.torch
 import torch
 import transformers
 
-CLASSES = 150  # SegFormer's; those of ADE20K
-
-
 class Workload:
     """A network with random weights, saved as a folder, and a batch of random pictures with their answers."""
 
     def __init__(self, title, side, batch, config, make):
-        self.title, self.side, self.batch = title, side, batch
-        self.folder = pathlib.Path(tempfile.mkdtemp())
+        self.title, self.batch = title, batch
+        self.scratch = tempfile.TemporaryDirectory()  # gone with this
+        self.folder = pathlib.Path(self.scratch.name)
         torch.manual_seed(1)
         self.model = make(config)
-        for name, value in self.model.named_parameters():
+        for value in self.model.parameters():
             if value.dim() > 1:  # transformers' own start, std 0.02, gives logits that hardly differ from each other
                 torch.nn.init.normal_(value, std=0.05)
         self.model.save_pretrained(self.folder)
         self.pictures = torch.randn(batch, 3, side, side)
-        self.segments = side == 512
-        shape, classes = ((batch, side, side), CLASSES) if self.segments else ((batch,), 1000)
-        self.targets = torch.randint(0, classes, shape)
+        shape = (batch, side, side) if config.model_type == "segformer" else (batch,)
+        self.targets = torch.randint(0, config.num_labels, shape)
         self.data = self.folder / "data.safetensors"
         safetensors.torch.save_file({"pictures": self.pictures, "targets": self.targets}, self.data)
 
@@ -46,8 +43,8 @@ def vit(batch):
 
 
 def segformer(batch):
-    # What SegformerConfig says of itself is B0.
-    config = transformers.SegformerConfig(num_labels=CLASSES, classifier_dropout_prob=0.0, drop_path_rate=0.0)
+    # What SegformerConfig says of itself is B0; 150 classes are ADE20K's.
+    config = transformers.SegformerConfig(num_labels=150, classifier_dropout_prob=0.0, drop_path_rate=0.0)
     return Workload("SegFormer-B0 at 512", 512, batch or 2, config, transformers.SegformerForSemanticSegmentation)
 
 

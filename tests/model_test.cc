@@ -390,7 +390,8 @@ TEST_P(Folder, DamagedConfig) {
   save_model(*model_of(small(GetParam())), dir_.string());
   EXPECT_SAYS(complaint([](auto& j) { j["model_type"] = "vit"; }),
               "holds a 'vit' model; heed translate reads 'marian' and 'heed-rnn'");
-  EXPECT_SAYS(complaint([](auto& j) { j["model_type"] = 3; }), "\"marian\" and \"heed-rnn\"");
+  EXPECT_SAYS(complaint([](auto& j) { j["model_type"] = 3; }),
+              "a '3' model; heed translate reads 'marian' and 'heed-rnn'");
   EXPECT_SAYS(complaint([](auto& j) { j.erase("model_type"); }), "no key \"model_type\"");
   EXPECT_SAYS(complaint([](auto& j) { j["vocab_size"] = 24; }), "24");
   EXPECT_SAYS(complaint([](auto& j) { j["pad_token_id"] = 23; }), "\"pad_token_id\" is 23");

@@ -1,6 +1,8 @@
 // The classes' colours, and a picture under them.
 #include "apps/segment/colours.h"
 
+#include <algorithm>
+
 #include "apps/pictures/overlay.h"
 
 namespace heed::segment {
@@ -15,9 +17,12 @@ std::vector<pictures::Colour> palette_of(const pictures::Classes& classes) {
 }
 
 Picture overlay_of(const Picture& picture, const Labels& labels, const pictures::Classes& classes, double opacity) {
+  const auto background = std::find_if(classes.classes.begin(), classes.classes.end(),
+                                       [](const pictures::Class& c) { return c.name == "background"; });
   Labels shown = labels;
-  for (uint16_t& label : shown.values) {
-    if (label < classes.classes.size() && classes.classes[label].name == "background") label = pictures::kIgnoredLabel;
+  if (background != classes.classes.end()) {
+    const auto hidden = static_cast<uint16_t>(background - classes.classes.begin());
+    std::replace(shown.values.begin(), shown.values.end(), hidden, pictures::kIgnoredLabel);
   }
   return pictures::label_overlay(picture, shown, palette_of(classes), opacity);
 }

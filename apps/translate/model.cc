@@ -280,13 +280,8 @@ ModelConfig ModelConfig::from_json(const JsonKeys& j) {
     c.decoder_ffn = j.size("decoder_ffn_dim");
     c.max_positions = j.size("max_position_embeddings");
     c.scale_embedding = j.flag("scale_embedding");
-    const json& activation = j.at("activation_function");
-    try {
-      c.activation = activation.is_string() ? activation.get<std::string>() : quoted(activation);
-      nn::activation_from_name(c.activation);
-    } catch (const Error& error) {
-      throw Error(std::string("config.json's \"activation_function\": ") + error.what());
-    }
+    c.activation = j.text("activation_function");
+    app::activation_of(j, "activation_function");  // throws for one that there is not
     c.tokens = tokens_of(j, c.vocab, c.target_vocab);
     c.generation = generation_of(j);
   } else if (type == "heed-rnn") {
@@ -404,18 +399,8 @@ void save_model(const Model& model, const std::string& dir) {
 std::shared_ptr<Model> load_model(const std::string& dir) {
   namespace fs = std::filesystem;
   std::error_code ignored;
-  if (!fs::exists(dir, ignored)) throw Error(dir + " does not exist; give the folder of a trained model");
-  if (!fs::is_directory(dir, ignored)) throw Error(dir + " is not a folder; give the folder of a trained model");
-  const std::string config_path = (fs::path(dir) / kConfigFile).string();
-  if (!fs::exists(config_path, ignored)) {
-    throw Error(dir + " has no config.json; give the folder that `heed train translate --out` made");
-  }
   // Its errors call it config.json, and the folder comes before.
-  JsonKeys j(JsonKeys::read(config_path).object(), kConfigFile);
-  if (const std::string type = j.says("model_type") && j.at("model_type").is_string() ? j.text("model_type") : "marian";
-      type != "marian" && type != "heed-rnn") {
-    throw Error(dir + " holds a '" + type + "' model; heed translate reads 'marian' and 'heed-rnn'");
-  }
+  JsonKeys j(app::read_config(dir, {"marian", "heed-rnn"}, "heed translate").object(), kConfigFile);
 
   ModelConfig config;
   try {
@@ -430,11 +415,8 @@ std::shared_ptr<Model> load_model(const std::string& dir) {
     throw Error(dir + ": " + error.what());
   }
   const std::string weights_path = (fs::path(dir) / kWeightsFile).string();
-  if (!fs::exists(weights_path, ignored) && fs::exists(fs::path(dir) / "pytorch_model.bin", ignored)) {
-    throw Error(dir + " has its weights in pytorch_model.bin; `heed convert " + dir +
-                "` makes a model.safetensors of it");
-  }
-  const nn::SafeTensors file = nn::load_safetensors(weights_path);
+  const nn::SafeTensors file = app::read_weights(
+      dir, config.arch == "rnn" ? RnnModel::parameters_of(config) : TransformerModel::parameters_of(config));
   for (const char* name : {"shared.weight", "model.shared.weight"}) {
     const torch::Tensor* shared = config.shared_embedding ? file.find(name) : nullptr;
     if (shared != nullptr && shared->dim() == 2 && shared->size(0) != config.vocab) {
@@ -442,17 +424,6 @@ std::shared_ptr<Model> load_model(const std::string& dir) {
                   " pieces and config.json says " + std::to_string(config.vocab) +
                   "; the two files are not of one model");
     }
-  }
-
-  // A damaged config.json must not ask for terabytes: a model far larger than the file is refused before it is made.
-  double stored = 0;
-  for (const auto& [name, tensor] : file.tensors) stored += static_cast<double>(tensor.numel());
-  const double wanted =
-      config.arch == "rnn" ? RnnModel::parameters_of(config) : TransformerModel::parameters_of(config);
-  if (wanted > 2 * stored + 1e6) {
-    throw Error(weights_path + " holds " + std::to_string(static_cast<int64_t>(stored)) +
-                " numbers and config.json describes a model of " + std::to_string(static_cast<int64_t>(wanted)) +
-                "; the two files are not of one model");
   }
   const app::RandomStateGuard guard;
   const std::shared_ptr<Model> model = make_model(config);
