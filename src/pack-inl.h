@@ -196,47 +196,68 @@ HWY_INLINE void StoreColumns(VF x, const hwy::bfloat16_t*, float* to) {
 }
 #endif
 
-// One row, element by element; nullptr: zeros.
+#if HWY_TARGET != HWY_SCALAR
+// Elements of 16 bytes. 16-bit ones are moved two at a time, as the float they would be together.
 template <class T>
-inline void PackOneRow(const T* row, int64_t dims, float* to) {
-  for (int64_t x = 0; x < dims; ++x) to[x * kPanel] = row ? WidenOne(row + x) : 0.0f;
+inline constexpr int64_t kStep = 16 / sizeof(T);
+
+// kStep columns of kVector rows, into a panel.
+template <class T>
+HWY_INLINE void PackColumns(const T* from, int64_t stride, float* to) {
+  VF columns[4];
+  Transpose(from, stride, columns);
+  for (int64_t c = 0; c < 4; ++c) StoreColumns(columns[c], from, to + c * (kStep<T> / 4) * kPanel);
 }
+
+// The kVector rows from r on, of which [row0, row1) are there and the others zeros.
+template <class T>
+inline void PackSomeRows(const T* rows, int64_t stride, int64_t r, int64_t row0, int64_t row1, int64_t dims,
+                         float* HWY_RESTRICT to) {
+  const int64_t begin = std::max<int64_t>(row0 - r, 0), end = std::min(row1 - r, kVector);
+  HWY_ALIGN T some[kVector * kStep<T>];
+  std::memset(some, 0, sizeof some);
+  int64_t x = 0;
+  for (; x + kStep<T> <= dims; x += kStep<T>) {
+    for (int64_t i = begin; i < end; ++i) std::memcpy(some + i * kStep<T>, rows + (r + i) * stride + x, 16);
+    PackColumns(some, kStep<T>, to + x * kPanel);
+  }
+  for (; x < dims; ++x)
+    for (int64_t i = 0; i < kVector; ++i)
+      to[x * kPanel + i] = begin <= i && i < end ? WidenOne(rows + (r + i) * stride + x) : 0.0f;
+}
+#endif
 
 // Transposes rows [row0, row1) of a [rows, dims] matrix into panels: element d of row r lies at
 // out[r / kPanel * dims * kPanel + d * kPanel + r % kPanel]. Rows around them that share a group of kLanes are zero:
 // they are not read, but computed with. This is K for q.k, and V for d_out.v. Whole vectors of rows at a time, four
-// columns each: element by element, a short sequence would spend more on this than on all products.
+// columns each, the last ones too: element by element, a sentence would spend more on this than on all products.
 // Meanwhile as many bytes from `ahead` on are fetched into the cache as are read of the rows; nullptr: none.
 template <class T>
 inline void PackPanels(const T* rows, int64_t stride, int64_t row0, int64_t row1, int64_t dims, float* out,
                        [[maybe_unused]] const char* ahead = nullptr) {
-  const auto at = [&](int64_t r) { return out + r / kPanel * dims * kPanel + r % kPanel; };
-  const T* const nothing = nullptr;
-  for (int64_t r = row0 / kLanes * kLanes; r < row0; ++r) PackOneRow(nothing, dims, at(r));
-  int64_t r = row0;
-  for (; r < row1 && r % kVector != 0; ++r) PackOneRow(rows + r * stride, dims, at(r));
-#if HWY_TARGET != HWY_SCALAR
-  // 16-bit elements are moved two at a time, as the float they would be together.
-  constexpr int64_t kTogether = sizeof(float) / sizeof(T), kStep = 4 * kTogether;
-  for (; r + kVector <= row1; r += kVector) {
+  for (int64_t r = row0 / kLanes * kLanes; r < round_up(row1, kLanes); r += kVector) {
+    float* HWY_RESTRICT to = out + r / kPanel * dims * kPanel + r % kPanel;
+#if HWY_TARGET == HWY_SCALAR
+    const bool there = row0 <= r && r < row1;
+    for (int64_t x = 0; x < dims; ++x) to[x * kPanel] = there ? WidenOne(rows + r * stride + x) : 0.0f;
+#else
+    if (r < row0 || row1 < r + kVector) {
+      PackSomeRows(rows, stride, r, row0, row1, dims, to);
+      continue;
+    }
     const T* HWY_RESTRICT from = rows + r * stride;
-    float* HWY_RESTRICT to = at(r);
     int64_t x = 0;
-    for (; x + kStep <= dims; x += kStep, from += kStep) {
+    for (; x + kStep<T> <= dims; x += kStep<T>, from += kStep<T>) {
       if (ahead) {
         for (int64_t line = 0; line < kVector * 16; line += kCacheLine) hwy::Prefetch(ahead + line);
         ahead += kVector * 16;
       }
-      VF columns[4];
-      Transpose(from, stride, columns);
-      for (int64_t c = 0; c < 4; ++c) StoreColumns(columns[c], from, to + (x + c * kTogether) * kPanel);
+      PackColumns(from, stride, to + x * kPanel);
     }
     for (; x < dims; ++x, ++from)
       for (int64_t lane = 0; lane < kVector; ++lane) to[x * kPanel + lane] = WidenOne(from + lane * stride);
-  }
 #endif
-  for (; r < row1; ++r) PackOneRow(rows + r * stride, dims, at(r));
-  for (; r % kLanes != 0; ++r) PackOneRow(nothing, dims, at(r));
+  }
 }
 
 // Rows [row0, row1) of a [rows, dims] matrix of bytes in quads, four elements of each of kLanes rows: element d of row
