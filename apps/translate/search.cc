@@ -9,6 +9,8 @@
 #include <cmath>
 #include <limits>
 
+#include "apps/translate/logits.h"
+
 // at::parallel_for is a template: without OpenMP switched on in this file it would run everything on one thread.
 #if AT_PARALLEL_OPENMP && !defined(_OPENMP)
 #error "compile apps/translate/search.cc with -fopenmp: this LibTorch runs its threads through OpenMP"
@@ -68,7 +70,7 @@ struct Met {
     }
   }
 
-  // Takes from a row of log-probabilities what would join a word with a constraint that is apart.
+  // Takes from a row of logits what would join a word with a constraint that is apart.
   void ban_joining(const std::vector<Constraint>& required, const Joints& joints, float* row) const {
     constexpr float kBanned = -std::numeric_limits<float>::infinity();
     if (closed) {
@@ -148,9 +150,7 @@ struct Candidate {
   int token = 0;
 
   double rank() const { return sum + fit; }
-  Candidate continued(int next, float log_prob) const {
-    return {sum + static_cast<double>(log_prob), fit, parent, next};
-  }
+  Candidate continued(int next, double log_prob) const { return {sum + log_prob, fit, parent, next}; }
 };
 
 bool before(const Candidate& a, const Candidate& b) {
@@ -183,28 +183,22 @@ struct Sentence {
   std::vector<Finished> finished;  // best first, at most `beam`
 };
 
-// `from` continued with each of the k best tokens of a row of log-probabilities, best first; NaN and -inf are left out.
-void best_tokens(const Candidate& from, const float* row, int64_t vocab, size_t k, std::vector<Candidate>& out) {
+// What a step says of the token behind one row: logits, and what makes them log-probabilities.
+struct Said {
+  float* logits;
+  int64_t vocab;
+  float log_sum;
+
+  double log_prob(int token) const { return static_cast<double>(logits[token]) - static_cast<double>(log_sum); }
+};
+
+// `from` continued with each of the k best tokens, best first; NaN and -inf are left out.
+void best_tokens(const Candidate& from, const Said& said, int64_t k, std::vector<Candidate>& out) {
   out.clear();
-  float least = -std::numeric_limits<float>::infinity();  // what a token must exceed to get in
-  const auto enter = [&](int64_t begin, int64_t end) {
-    for (int64_t token = begin; token < end; ++token) {
-      if (!(row[token] > least)) continue;
-      const Candidate next = from.continued(static_cast<int>(token), row[token]);
-      if (out.size() == k) out.pop_back();
-      out.insert(std::upper_bound(out.begin(), out.end(), next, before), next);
-      if (out.size() == k) least = row[out.back().token];
-    }
-  };
-  // Nearly all tokens are too unlikely: that is seen of many at once.
-  constexpr int64_t kMany = 16;
-  const int64_t whole = vocab / kMany * kMany;
-  for (int64_t token = 0; token < whole; token += kMany) {
-    int any = 0;
-    for (int64_t x = 0; x < kMany; ++x) any |= row[token + x] > least ? 1 : 0;
-    if (any != 0) enter(token, token + kMany);
-  }
-  enter(whole, vocab);
+  if (!std::isfinite(said.log_sum)) return;
+  std::vector<int> tokens;
+  largest(said.logits, said.vocab, k, tokens);
+  for (const int token : tokens) out.push_back(from.continued(token, said.log_prob(token)));
 }
 
 void keep(Sentence& sentence, const Finished& next, size_t beam) {
@@ -270,20 +264,39 @@ class Search {
     return options_.required.empty() ? none : options_.required[sentence.index];
   }
 
+  // A row of logits in step t, what must not be said taken out.
+  Said read(const Sentence& sentence, size_t t, float* logits, int64_t vocab) const {
+    // What still lacks a required token must not end here.
+    const bool last = static_cast<int64_t>(t) + 1 >= options_.max_steps[sentence.index] && sentence.met.empty();
+    if (tokens_.forced_end >= 0 && last) {
+      std::fill_n(logits, vocab, -std::numeric_limits<float>::infinity());
+      logits[tokens_.forced_end] = 0;
+      return {logits, vocab, 0};
+    }
+    const auto ban = [&] {
+      for (const int64_t banned : tokens_.banned) logits[banned] = -std::numeric_limits<float>::infinity();
+    };
+    if (tokens_.renormalize) ban();
+    const float log_sum = log_sum_exp(logits, vocab);
+    ban();
+    return {logits, vocab, log_sum};
+  }
+
   // The continuations of a row that are worth a look: the best, and what is required. attention [S], or nullptr: of the
   // step that produces them or, if `next_`, of the one that has read the row's last token.
-  void propose(const Sentence& sentence, size_t place, float* log_probs, int64_t vocab, int64_t row,
-               const float* attention, std::vector<Candidate>& out) const {
+  void propose(const Sentence& sentence, size_t place, const Said& said, int64_t row, const float* attention,
+               std::vector<Candidate>& out) const {
     Candidate from{sentence.sums[place], sentence.fits[place], row};
-    if (sentence.met.empty()) return best_tokens(from, log_probs, vocab, 2 * beam_, out);
+    const auto many = 2 * static_cast<int64_t>(beam_);
+    if (sentence.met.empty()) return best_tokens(from, said, many, out);
     const std::vector<Constraint>& constraints = required(sentence);
     const Met& met = sentence.met[place];
     if (attention != nullptr && next_) from.fit += placed(met.last, constraints, attention);
-    if (options_.joints != nullptr) met.ban_joining(constraints, *options_.joints, log_probs);
-    best_tokens(from, log_probs, vocab, 2 * beam_, out);
+    if (options_.joints != nullptr) met.ban_joining(constraints, *options_.joints, said.logits);
+    best_tokens(from, said, many, out);
     met.wanted(constraints, [&](int token) {
       const bool there = std::any_of(out.begin(), out.end(), [token](const Candidate& c) { return c.token == token; });
-      if (!there && std::isfinite(log_probs[token])) out.push_back(from.continued(token, log_probs[token]));
+      if (!there && std::isfinite(said.log_prob(token))) out.push_back(from.continued(token, said.log_prob(token)));
     });
     if (attention == nullptr || next_) return;
     for (Candidate& c : out) {
@@ -404,33 +417,23 @@ std::vector<std::vector<Hypothesis>> beam_search(Model& model, const Tensor& sou
 
   for (size_t t = 0; !live.empty(); ++t) {
     const Tensor fed = torch::tensor(tokens, torch::kInt64);
-    Tensor log_probs = model.step(*state, fed).to(torch::kFloat32).contiguous();
-    // In place: the logits are megabytes, which nobody wants twice.
-    if (!ids.renormalize) torch::log_softmax_out(log_probs, log_probs, 1);
-    for (const int64_t banned : ids.banned) log_probs.select(1, banned).fill_(kNever);
-    if (ids.renormalize) torch::log_softmax_out(log_probs, log_probs, 1);
-    const int64_t rows = log_probs.size(0), vocab = log_probs.size(1);
+    const Tensor logits = model.step(*state, fed).to(torch::kFloat32).contiguous();
+    const int64_t rows = logits.size(0), vocab = logits.size(1);
     const int64_t width = rows / static_cast<int64_t>(live.size());
-    for (size_t s = 0; s < live.size() && ids.forced_end >= 0; ++s) {
-      // What still lacks a required token must not end here.
-      if (static_cast<int64_t>(t) + 1 < options.max_steps[live[s].index] || !live[s].met.empty()) continue;
-      const Tensor of_sentence = log_probs.narrow(0, static_cast<int64_t>(s) * width, width).fill_(kNever);
-      of_sentence.select(1, ids.forced_end).zero_();
-    }
     Step step;
     if (options.attention || covering || placing)
       step.attention = model.alignment(*state).to(torch::kFloat32).contiguous();
     if (covering) covered = covered.defined() ? covered + step.attention : step.attention;
 
     std::vector<std::vector<Candidate>> best(static_cast<size_t>(rows));
-    at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / vocab), [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, rows, std::max<int64_t>(1, 16384 / vocab), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const Sentence& sentence = live[static_cast<size_t>(row / width)];
         const auto place = static_cast<size_t>(row % width);
         if (sentence.sums[place] == kNever) continue;
+        const Said said = search.read(sentence, t, logits.data_ptr<float>() + row * vocab, vocab);
         const float* looks = placing ? step.attention.data_ptr<float>() + row * step.attention.size(1) : nullptr;
-        search.propose(sentence, place, log_probs.data_ptr<float>() + row * vocab, vocab, row, looks,
-                       best[static_cast<size_t>(row)]);
+        search.propose(sentence, place, said, row, looks, best[static_cast<size_t>(row)]);
       }
     });
 
