@@ -82,7 +82,7 @@ KeyValue KeyValue::select(const Tensor& rows) const {
 
 void KeyValueCache::append(const KeyValue& next) {
   if (!storage_.k.defined()) {
-    storage_ = next;
+    storage_ = {next.k.contiguous(), next.v.contiguous()};
     length_ = next.k.size(1);
     return;
   }

@@ -173,14 +173,19 @@ KeyValue MultiHeadAttentionImpl::project_kv(const Tensor& memory) {
 }
 
 Attended MultiHeadAttentionImpl::attend(const Tensor& query, const KeyValue& memory, const AttendOptions& attend) {
-  const Tensor q = q_proj->forward(query);
+  Attended result = attend_heads(q_proj->forward(query), memory, attend);
+  result.out = out_proj->forward(result.out);
+  return result;
+}
+
+Attended MultiHeadAttentionImpl::attend_heads(const Tensor& q, const KeyValue& memory, const AttendOptions& attend) {
   const AttentionOptions how{.scale = options.scale,
                              .bias = attend.bias,
                              .mask = attend.mask,
                              .dropout = is_training() ? options.dropout : 0.0};
   const AttentionResult attended = packed_attention(q, memory.k, memory.v, options.heads, options.kv_heads, how);
   Attended result;
-  result.out = out_proj->forward(attended.out);
+  result.out = attended.out;
   if (attend.want_weights) {
     result.weights = packed_attention_weights(q, memory.k, options.heads, options.kv_heads, how);
   }

@@ -171,6 +171,9 @@ class MultiHeadAttentionImpl : public torch::nn::Cloneable<MultiHeadAttentionImp
   // Attention to projected keys and values. query [B, L, embed_dim].
   Attended attend(const torch::Tensor& query, const KeyValue& memory, const AttendOptions& options = {});
 
+  // The heads alone: q [B, L, Hq*D] is projected already, and out [B, L, Hq*Dv] is not yet.
+  Attended attend_heads(const torch::Tensor& q, const KeyValue& memory, const AttendOptions& options = {});
+
   // Self attention of new positions x [B, L, embed_dim]: appends their keys and values to the cache, then attends to
   // all of it. With mask causal() the result equals the last L rows of forward over the whole sequence.
   Attended extend(const torch::Tensor& x, KeyValueCache& cache, const AttendOptions& options = {.mask = causal()});

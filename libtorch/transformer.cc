@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "libtorch/beams.h"
@@ -168,6 +169,17 @@ LayerCache TransformerDecoderLayerImpl::start(const Tensor& memory) {
   cache.cross = encoder_attn->project_kv(memory);
   cache.rows.resize(static_cast<size_t>(memory.size(0)));
   std::iota(cache.rows.begin(), cache.rows.end(), int64_t{0});
+  if (torch::GradMode::is_enabled() || is_training()) return cache;
+  const auto packed = [](const Linear& layer) { return PackedLinear(layer->weight, layer->bias); };
+  const auto& [q, k, v] = std::tie(self_attn->q_proj, self_attn->k_proj, self_attn->v_proj);
+  const Tensor bias = q->bias.defined() ? torch::cat({q->bias, k->bias, v->bias}) : Tensor();
+  cache.packed = std::make_shared<PackedDecoderLayer>(
+      PackedDecoderLayer{.self_qkv = PackedLinear(torch::cat({q->weight, k->weight, v->weight}), bias),
+                         .self_out = packed(self_attn->out_proj),
+                         .cross_q = packed(encoder_attn->q_proj),
+                         .cross_out = packed(encoder_attn->out_proj),
+                         .fc1 = packed(fc1),
+                         .fc2 = packed(fc2)});
   return cache;
 }
 
@@ -180,30 +192,44 @@ DecoderOutput TransformerDecoderLayerImpl::run(const Tensor& x, LayerCache* cach
                                                const AttendOptions& memory_options, const Mask& self_mask) {
   const bool training = is_training();
   const AttendOptions before{.mask = self_mask, .want_weights = memory_options.want_weights};
+  const PackedDecoderLayer* packed = cache != nullptr ? cache->packed.get() : nullptr;
 
   Tensor in = into(x, self_attn_layer_norm, options);
-  Attended self = cache != nullptr ? self_attn->extend(in, cache->self, before) : self_attn->forward(in, in, before);
+  Attended self;
+  if (packed != nullptr) {
+    const Tensor qkv = packed->self_qkv.forward(in);
+    const int64_t queries = self_attn->q_proj->weight.size(0), keys = self_attn->k_proj->weight.size(0);
+    cache->self.append({qkv.narrow(2, queries, keys), qkv.narrow(2, queries + keys, qkv.size(2) - queries - keys)});
+    self = self_attn->attend_heads(qkv.narrow(2, 0, queries), cache->self.all(), before);
+    self.out = packed->self_out.forward(self.out);
+  } else {
+    self = cache != nullptr ? self_attn->extend(in, cache->self, before) : self_attn->forward(in, in, before);
+  }
   const Tensor second = joined(x, self.out, self_attn_layer_norm, options, training);
 
   in = into(second, encoder_attn_layer_norm, options);
+  // The hypotheses of a sentence are queries to the same keys, which are then read once for all of them.
+  const int64_t group = cache != nullptr ? cache->group : 1;
+  const Tensor asking = group > 1 ? in.reshape({in.size(0) / group, group * in.size(1), in.size(2)}) : in;
   Attended attended;
-  if (cache != nullptr && cache->group > 1) {
-    // The hypotheses of a sentence are queries to the same keys, which are then read once for all of them.
-    const int64_t sentences = in.size(0) / cache->group, queries = cache->group * in.size(1);
-    attended = encoder_attn->attend(in.reshape({sentences, queries, in.size(2)}), cross, memory_options);
-    attended.out = attended.out.view(in.sizes());
-    if (attended.weights.defined()) {  // [sentences, H, group * L, S] -> [hypotheses, H, L, S]
-      const Tensor& w = attended.weights;
-      attended.weights = w.view({sentences, w.size(1), cache->group, in.size(1), w.size(3)})
-                             .transpose(1, 2)
-                             .reshape({in.size(0), w.size(1), in.size(1), w.size(3)});
-    }
+  if (packed != nullptr) {
+    attended = encoder_attn->attend_heads(packed->cross_q.forward(asking), cross, memory_options);
+    attended.out = packed->cross_out.forward(attended.out);
   } else {
-    attended = encoder_attn->attend(in, cross, memory_options);
+    attended = encoder_attn->attend(asking, cross, memory_options);
+  }
+  if (group > 1) attended.out = attended.out.view(in.sizes());
+  if (group > 1 && attended.weights.defined()) {  // [sentences, H, group * L, S] -> [hypotheses, H, L, S]
+    const Tensor& w = attended.weights;
+    attended.weights = w.view({asking.size(0), w.size(1), group, in.size(1), w.size(3)})
+                           .transpose(1, 2)
+                           .reshape({in.size(0), w.size(1), in.size(1), w.size(3)});
   }
   const Tensor third = joined(second, attended.out, encoder_attn_layer_norm, options, training);
 
-  const Tensor fed = feed_forward(into(third, final_layer_norm, options), fc1, fc2, options, training);
+  in = into(third, final_layer_norm, options);
+  const Tensor fed = packed != nullptr ? packed->fc2.forward(activate(options.activation, packed->fc1.forward(in)))
+                                       : feed_forward(in, fc1, fc2, options, training);
   return {joined(third, fed, final_layer_norm, options, training), std::move(self.weights),
           std::move(attended.weights)};
 }

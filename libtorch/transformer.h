@@ -11,10 +11,12 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "libtorch/layers.h"
+#include "libtorch/packed_linear.h"
 
 namespace heed::nn {
 
@@ -60,6 +62,11 @@ class TransformerEncoderLayerImpl : public torch::nn::Cloneable<TransformerEncod
 };
 TORCH_MODULE(TransformerEncoderLayer);
 
+// The weights of a decoder layer as its steps use them.
+struct PackedDecoderLayer {
+  PackedLinear self_qkv, self_out, cross_q, cross_out, fc1, fc2;  // self_qkv: q_proj, k_proj and v_proj side by side
+};
+
 // What one decoder layer remembers between steps: its own keys and values by hypothesis, and the memory's, projected
 // once, by sentence: hypotheses that read the same row of the memory and lie side by side share its keys and values.
 struct LayerCache {
@@ -67,6 +74,7 @@ struct LayerCache {
   KeyValue cross;             // of the rows `rows` of the memory, in this order
   std::vector<int64_t> rows;  // hypothesis i reads rows[i / group]
   int64_t group = 1;
+  std::shared_ptr<const PackedDecoderLayer> packed;  // nullptr: of a cache that was started with gradients recorded
 
   // Keeps hypotheses number kept[0], kept[1], ... in that order; kept [M] int64 may repeat or drop some. The memory's
   // keys and values are copied only when there are other sentences than before, not when beams grow or are reordered.
@@ -93,7 +101,8 @@ class TransformerDecoderLayerImpl : public torch::nn::Cloneable<TransformerDecod
   DecoderOutput forward(const torch::Tensor& x, const torch::Tensor& memory, const AttendOptions& memory_options = {},
                         const Mask& self_mask = causal());
 
-  // A cache for this memory [B, S, dim], with nothing decoded yet.
+  // A cache for this memory [B, S, dim], with nothing decoded yet. Where no gradients are recorded the cache holds the
+  // weights of this moment: steps do not see later changes.
   LayerCache start(const torch::Tensor& memory);
 
   // Decoding: the next position or positions x [B, L, dim] after what the cache holds. Appends to the cache.

@@ -8,11 +8,15 @@
 #include <stdlib.h>
 #include <torch/torch.h>
 
+#include <atomic>
+#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <utility>
 
 #include "libtorch/blas.h"
+#include "libtorch/packed_linear.h"
 
 namespace heed::nn {
 namespace {
@@ -102,6 +106,71 @@ TEST(Runtime, ItsProductIsThatOfTheBlasBehind) {
       }
     }
   }
+}
+
+// Of every size of the pieces that packed_linear.cc cuts rows into, and what is left over.
+TEST(PackedLinear, IsTheLayer) {
+  torch::manual_seed(1);
+  for (const auto& [in, out] : {std::pair<int64_t, int64_t>{192, 6000}, {192, 192}, {7, 5}, {1, 1}, {448, 192}}) {
+    for (const bool biased : {false, true}) {
+      torch::nn::Linear layer(torch::nn::LinearOptions(in, out).bias(biased));
+      const PackedLinear packed(layer->weight, layer->bias);
+      const torch::Tensor x = torch::randn({343, in});
+      const torch::Tensor all = packed.forward(x);
+      EXPECT_FALSE(all.requires_grad());
+      const torch::Tensor want = torch::linear(x.to(torch::kFloat64), layer->weight.to(torch::kFloat64),
+                                               biased ? layer->bias.to(torch::kFloat64) : torch::Tensor());
+      const double bound = 2e-6 * std::sqrt(static_cast<double>(in));
+      EXPECT_LT((all - want).abs().max().item<double>(), bound) << in << " " << out;
+      for (const int64_t rows : {0, 1, 2, 5, 16, 63, 85, 300}) {
+        const torch::Tensor some = packed.forward(x.narrow(0, 3, rows));
+        ASSERT_EQ(some.sizes(), torch::IntArrayRef({rows, out}));
+        EXPECT_TRUE(torch::allclose(some, want.narrow(0, 3, rows).to(torch::kFloat32), 0, bound)) << rows << " rows";
+      }
+      EXPECT_TRUE(torch::equal(packed.forward(x.view({7, 49, in})), all.view({7, 49, out})));
+      const torch::Tensor place = torch::full({343, out}, 7.0f);
+      EXPECT_TRUE(torch::equal(packed.forward(x.t().contiguous().t(), place), all));
+      EXPECT_TRUE(torch::equal(place, all));
+    }
+  }
+}
+
+TEST(PackedLinear, ServesManyThreadsAtOnce) {
+  torch::manual_seed(2);
+  torch::nn::Linear layer(64, 300);
+  const PackedLinear outside(layer->weight, layer->bias);
+  const torch::Tensor x = torch::randn({90, 64}), want = outside.forward(x);
+  std::atomic<int> right = 0;
+  at::parallel_for(0, 16, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      torch::NoGradGuard no_grad;
+      right += torch::allclose(outside.forward(x), want, 0, 1e-5) ? 1 : 0;
+      right += torch::allclose(PackedLinear(layer->weight, layer->bias).forward(x), want, 0, 1e-5) ? 1 : 0;
+    }
+  });
+  EXPECT_EQ(right, 32);
+}
+
+TEST(PackedLinear, KeepsTheWeightsItWasGiven) {
+  torch::NoGradGuard no_grad;
+  torch::nn::Linear layer(8, 3);
+  const PackedLinear packed(layer->weight, layer->bias);
+  const torch::Tensor x = torch::randn({4, 8}), before = packed.forward(x);
+  layer->weight.add_(1);
+  layer->bias.add_(1);
+  EXPECT_TRUE(torch::equal(packed.forward(x), before));
+  const torch::Tensor w = torch::randn({3, 8}, torch::kFloat64), y = torch::randn({2, 8}, torch::kFloat64);
+  EXPECT_TRUE(torch::allclose(PackedLinear(w).forward(y), torch::linear(y, w)));
+}
+
+TEST(PackedLinear, SaysWhichShapesItTakes) {
+  EXPECT_THROW(PackedLinear(torch::zeros({3})), Error);
+  EXPECT_THROW(PackedLinear(torch::zeros({3, 2}), torch::zeros({2})), Error);
+  const PackedLinear packed(torch::zeros({3, 2}));
+  EXPECT_THROW(packed.forward(torch::zeros({4, 3})), Error);
+  EXPECT_THROW(packed.forward(torch::zeros({})), Error);
+  EXPECT_THROW(packed.forward(torch::zeros({4, 2}), torch::zeros({4, 2})), Error);
+  EXPECT_THROW(packed.forward(torch::zeros({4, 2}), torch::zeros({3, 4}).t()), Error);
 }
 
 TEST(Runtime, ThreadsAreWhatWasAskedFor) {

@@ -10,6 +10,7 @@
 
 #include "apps/translate/padding.h"
 #include "libtorch/dropout.h"
+#include "libtorch/packed_linear.h"
 
 namespace heed::translate {
 
@@ -153,7 +154,7 @@ struct TransformerModel::Beams : Model::State {
   // [most hypotheses so far, vocabulary]: a place for every step's logits, because fresh megabytes come from the system
   // page by page, to be zeroed first.
   Tensor logits;
-  bool biased = true;  // there is something in final_logits_bias
+  nn::PackedLinear output;
 };
 
 std::unique_ptr<Model::State> TransformerModel::start(const Tensor& source, const std::vector<int64_t>& lengths) {
@@ -161,7 +162,7 @@ std::unique_ptr<Model::State> TransformerModel::start(const Tensor& source, cons
   auto state = std::make_unique<Beams>();
   for (auto& layer : decoder_) state->layers.push_back(layer->start(memory));
   state->lengths = lengths;
-  state->biased = final_logits_bias_.count_nonzero().item<int64_t>() > 0;
+  state->output = nn::PackedLinear(output_, final_logits_bias_.squeeze(0));
   return state;
 }
 
@@ -179,9 +180,7 @@ Tensor TransformerModel::step(State& given, const Tensor& tokens) {
   if (!state.logits.defined() || state.logits.size(0) < rows) {
     state.logits = torch::empty({rows, config_.target_vocab}, x.options());
   }
-  Tensor logits = state.logits.narrow(0, 0, rows);
-  state.biased ? torch::addmm_out(logits, final_logits_bias_, x, output_.t()) : torch::mm_out(logits, x, output_.t());
-  return logits;
+  return state.output.forward(x, state.logits.narrow(0, 0, rows));
 }
 
 void TransformerModel::select(State& given, const Tensor& rows) {
