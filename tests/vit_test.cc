@@ -147,6 +147,29 @@ TEST(ViT, TellsWhereItLooked) {
   EXPECT_EQ(wide.attention.rollout.sizes(), (torch::IntArrayRef{1, 16}));
 }
 
+// sin and cos of column and row: each patch at the place of its own that the formula gives it.
+TEST(ViT, PositionsBeginAsSinusoidsOfRowAndColumn) {
+  for (const int64_t hidden : {16, 18}) {  // 18: two numbers are left to chance
+    const nn::ViT vit(
+        nn::ViTOptions{.hidden = hidden, .layers = 1, .heads = 1, .patch = 4, .image = 20, .distillation_token = true});
+    const Tensor grid = vit->position_embeddings.detach()[0].narrow(0, 2, 25).view({5, 5, hidden});
+    for (int64_t row = 0; row < 5; ++row) {
+      for (int64_t column = 0; column < 5; ++column) {
+        for (int64_t i = 0; i < 16; ++i) {
+          const double angle =
+              static_cast<double>(i < 8 ? column : row) * std::pow(10000.0, -static_cast<double>(i % 4) / 4);
+          const double want = (i / 4 % 2 == 0 ? std::sin(angle) : std::cos(angle)) / 2;
+          ASSERT_NEAR(grid[row][column][i].item<double>(), want, 1e-6) << row << " " << column << " " << i;
+        }
+      }
+    }
+    EXPECT_TRUE(vit->position_embeddings.requires_grad());
+    EXPECT_LT(vit->position_embeddings.narrow(1, 0, 2).abs().max().item<double>(), 0.2);
+  }
+  const nn::ViT narrow(nn::ViTOptions{.hidden = 3, .layers = 1, .heads = 1, .patch = 4, .image = 20});
+  EXPECT_EQ(narrow->position_embeddings.sizes(), torch::IntArrayRef({1, 26, 3}));
+}
+
 TEST(ViT, PositionsOfOtherGrids) {
   torch::manual_seed(3);
   torch::NoGradGuard no_grad;

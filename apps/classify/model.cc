@@ -28,9 +28,10 @@ void check_channels(const Preprocess& preprocess, int64_t channels) {
   }
 }
 
-// The most heads that divide the width and have 64 numbers each at least, if it has so many.
+// The most heads that divide the width and have 64 numbers each at least, as ViT and DeiT do; of widths below DeiT's
+// smallest, 192, 32 numbers, so that there are more than one or two.
 int64_t heads_of(int64_t width) {
-  int64_t heads = std::max<int64_t>(width / 64, 1);
+  int64_t heads = std::max<int64_t>(width / (width < 192 ? 32 : 64), 1);
   while (width % heads != 0) --heads;
   return heads;
 }

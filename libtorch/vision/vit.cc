@@ -19,6 +19,19 @@ using torch::Tensor;
 // What tokens and positions begin with: 0.02 is the deviation of the paper's code, BERT's before it.
 Tensor small(torch::IntArrayRef shape) { return torch::randn(shape) * 0.02; }
 
+// What the positions of a grid of side x side patches begin with, [side * side, hidden]: sinusoids of the column in the
+// first half and of the row in the second (Beyer et al. 2022, "Better plain ViT baselines"), at half their height,
+// which is about the size of what PatchEmbed starts with. Noise of 0.02 tells the patches apart only after some epochs.
+// What four does not divide stays noise.
+Tensor sinusoids(int64_t side, int64_t hidden) {
+  const int64_t quarter = hidden / 4;
+  const Tensor rates = torch::pow(1e4, torch::arange(quarter, torch::kFloat64) / -static_cast<double>(quarter));
+  const Tensor angles = torch::arange(side, torch::kFloat64).unsqueeze(1) * rates;
+  const Tensor line = torch::cat({angles.sin(), angles.cos()}, 1) / 2;
+  const Tensor column = line.repeat({side, 1}), row = line.repeat_interleave(side, 0);
+  return torch::cat({column, row, small({side * side, hidden - 4 * quarter})}, 1).to(torch::kFloat32);
+}
+
 ViTOptions completed(ViTOptions options) {
   if (options.ffn == 0) options.ffn = 4 * options.hidden;
   for (const auto& [name, size] : {std::pair("hidden", options.hidden),
@@ -51,7 +64,8 @@ ViTImpl::ViTImpl(ViTOptions given) : options(completed(given)) {
       "patch_embeddings", PatchEmbed(PatchEmbedOptions{.channels = o.channels, .hidden = o.hidden, .patch = o.patch}));
   cls_token = register_parameter("cls_token", small({1, 1, o.hidden}));
   if (o.distillation_token) distillation_token = register_parameter("distillation_token", small({1, 1, o.hidden}));
-  position_embeddings = register_parameter("position_embeddings", small({1, special_tokens() + side * side, o.hidden}));
+  const Tensor positions = torch::cat({small({special_tokens(), o.hidden}), sinusoids(side, o.hidden)}).unsqueeze(0);
+  position_embeddings = register_parameter("position_embeddings", positions);
   const TransformerLayerOptions layer{.dim = o.hidden,
                                       .heads = o.heads,
                                       .qkv_bias = o.qkv_bias,
