@@ -77,7 +77,7 @@ TEST(Logits, SumsOfWhatIsNoNumber) {
 TEST(Logits, TheLargestAreThoseOfASort) {
   std::vector<int> places = {7};
   for (size_t n = 0; n < 70; ++n) {
-    for (size_t k : {0, 1, 2, 8, 100}) {
+    for (size_t k : {0, 1, 2, 8, 16, 17, 100}) {
       const std::vector<float> row = random_row(n, static_cast<unsigned>(n + k), 1);
       largest(row.data(), size(row), static_cast<int64_t>(k), places);
       EXPECT_EQ(places, sorted(row, k)) << n << " " << k;

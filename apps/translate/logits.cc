@@ -7,6 +7,7 @@
 // clang-format on
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "apps/translate/logits.h"
@@ -71,6 +72,21 @@ void Largest(const float* row, int64_t n, int64_t k, std::vector<int>& places) {
   places.clear();
   const F d;
   float least = k > 0 ? -kInfinity : kInfinity;  // what a number must exceed to get in
+  if (0 < k && k <= kLanes) {
+    // The largest of each lane are numbers of the row, so what is below the k-th of them is not among the k largest.
+    V top[kVectors];
+    for (V& v : top) v = hn::Set(d, -kInfinity);
+    ForLanes(row, n, [&](int64_t, const float* x) HWY_ATTR {
+      for (int64_t v = 0; v < kVectors; ++v) {
+        const V y = hn::LoadU(d, x + v * kVector);
+        top[v] = hn::IfThenElse(hn::Gt(y, top[v]), y, top[v]);
+      }
+    });
+    HWY_ALIGN float lanes[kLanes];
+    for (int64_t v = 0; v < kVectors; ++v) hn::Store(top[v], d, lanes + v * kVector);
+    std::nth_element(lanes, lanes + k - 1, lanes + kLanes, std::greater<>());
+    least = std::nextafter(lanes[k - 1], -kInfinity);
+  }
   ForLanes(row, n, [&](int64_t at, const float* x) HWY_ATTR {
     // Nearly all are too small: that is seen of 16 at once.
     const V bound = hn::Set(d, least);
