@@ -182,6 +182,25 @@ TEST_P(TrainBoth, CtrlCSavesAndGoesOnToTheSameBytes) {
   EXPECT_EQ(weights_of(path("pieces")), weights_of(path("whole")));
 }
 
+TEST_F(Train, LeavesMergesOutAndGoesOnToTheSameBytes) {
+  TrainOptions whole = small(path("whole"), "transformer");
+  whole.bpe_dropout = 0.3;
+  const TrainResult result = train(pairs_, validation_, whole);
+  TrainOptions o = whole;
+  o.out = path("pieces");
+  for (const int64_t stop : {5, 29}) {
+    train(pairs_, validation_, o, [&](const TrainProgress& p) {
+      if (p.step == stop) ::raise(SIGINT);
+    });
+  }
+  EXPECT_FALSE(train(pairs_, validation_, o).interrupted);
+  EXPECT_EQ(weights_of(path("pieces")), weights_of(path("whole")));
+  const TrainOptions plain = small(path("plain"), "transformer");
+  const TrainResult before = train(pairs_, validation_, plain);
+  EXPECT_EQ(result.train_pairs, before.train_pairs);
+  EXPECT_NE(weights_of(path("plain")), weights_of(path("whole")));
+}
+
 // Runs in a process of its own, started by the test below: see start_child.
 TEST(TrainChild, DISABLED_Run) {
   const char* out = std::getenv("HEED_TRAIN_CHILD_OUT");
@@ -413,6 +432,7 @@ TEST_F(Train, OptionsThatDoNotFit) {
   EXPECT_SAYS(with([](auto& o) { o.batch_tokens = 0; }), "batch_tokens is 0");
   EXPECT_SAYS(with([](auto& o) { o.label_smoothing = 1; }), "label_smoothing is 1");
   EXPECT_SAYS(with([](auto& o) { o.valid_pairs = 0; }), "valid_pairs is 0");
+  EXPECT_SAYS(with([](auto& o) { o.bpe_dropout = 1; }), "bpe_dropout is 1");
   EXPECT_SAYS(with([](auto& o) { o.steps = 0; }), "never end");
   EXPECT_SAYS(with([](auto& o) { o.model.arch = "lstm"; }), "lstm");
   EXPECT_SAYS(with([](auto& o) { o.model.hidden = 0; }), "hidden is 0");

@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <string_view>
+#include <thread>
 #include <vector>
 
 #include "said.h"
@@ -104,6 +106,34 @@ TEST_F(VocabTest, SameTextSameBytesAndNoLitter) {
     EXPECT_EQ(entry.path().extension(), ".spm");
   }
   EXPECT_EQ(files, 2);
+}
+
+TEST_F(VocabTest, LeavesMergesOutByTheSeed) {
+  VocabOptions options;
+  options.size = 400;
+  const Vocab vocab = Vocab::train(corpus(500), options, path("m.spm"));
+  const std::vector<std::string> lines = corpus(40);
+  const std::vector<std::string_view> texts(lines.begin(), lines.end());
+  const auto sizes = [](const std::vector<std::vector<int>>& all) {
+    size_t sum = 0;
+    for (const auto& ids : all) sum += ids.size();
+    return sum;
+  };
+  std::vector<std::vector<int>> plain;
+  for (const std::string& line : lines) plain.push_back(vocab.encode(line));
+  EXPECT_EQ(vocab.sample(texts, 0, 1), plain);
+
+  const auto some = vocab.sample(texts, 0.2, 1), more = vocab.sample(texts, 0.8, 1);
+  ASSERT_EQ(some.size(), texts.size());
+  for (size_t i = 0; i < texts.size(); i++) EXPECT_EQ(vocab.decode(some[i]), lines[i]);
+  EXPECT_GT(sizes(some), sizes(plain));
+  EXPECT_GT(sizes(more), sizes(some));
+  EXPECT_NE(vocab.sample(texts, 0.2, 2), some);
+  // Whatever was drawn in between, by whichever thread.
+  std::vector<std::vector<int>> elsewhere;
+  std::thread([&] { elsewhere = vocab.sample(texts, 0.2, 1); }).join();
+  EXPECT_EQ(elsewhere, some);
+  EXPECT_EQ(vocab.sample(texts, 0.2, 1), some);
 }
 
 TEST_F(VocabTest, DrawsLinesByTheSeed) {

@@ -43,24 +43,45 @@ std::string Examples::summary() const {
   return text;
 }
 
+namespace {
+
+void add(const std::vector<int>& source, const std::vector<int>& target, const TokenIds& tokens, Examples& to) {
+  if (source.empty() || target.empty()) {
+    ++to.empty;
+  } else if (static_cast<int64_t>(std::max(source.size(), target.size())) > to.max_pieces) {
+    ++to.too_long;
+  } else {
+    Example example{{source.begin(), source.end()}, {static_cast<int32_t>(tokens.start)}};
+    example.source.push_back(static_cast<int32_t>(tokens.eos));
+    example.target.insert(example.target.end(), target.begin(), target.end());
+    example.target.push_back(static_cast<int32_t>(tokens.eos));
+    to.examples.push_back(std::move(example));
+  }
+}
+
+}  // namespace
+
 Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_t max_pieces, const TokenIds& tokens) {
   Examples result;
   result.max_pieces = max_pieces;
   result.examples.reserve(pairs.size());
+  for (const Pair& pair : pairs) add(vocab.encode(pair.source), vocab.encode(pair.target), tokens, result);
+  return result;
+}
+
+Examples sample_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, double dropout, uint64_t seed,
+                      int64_t max_pieces, const TokenIds& tokens) {
+  std::vector<std::string_view> texts;
+  texts.reserve(2 * pairs.size());
   for (const Pair& pair : pairs) {
-    const std::vector<int> source = vocab.encode(pair.source), target = vocab.encode(pair.target);
-    if (source.empty() || target.empty()) {
-      ++result.empty;
-    } else if (static_cast<int64_t>(std::max(source.size(), target.size())) > max_pieces) {
-      ++result.too_long;
-    } else {
-      Example example{{source.begin(), source.end()}, {static_cast<int32_t>(tokens.start)}};
-      example.source.push_back(static_cast<int32_t>(tokens.eos));
-      example.target.insert(example.target.end(), target.begin(), target.end());
-      example.target.push_back(static_cast<int32_t>(tokens.eos));
-      result.examples.push_back(std::move(example));
-    }
+    texts.push_back(pair.source);
+    texts.push_back(pair.target);
   }
+  const std::vector<std::vector<int>> pieces = vocab.sample(texts, dropout, seed);
+  Examples result;
+  result.max_pieces = max_pieces;
+  result.examples.reserve(pairs.size());
+  for (size_t i = 0; i < pieces.size(); i += 2) add(pieces[i], pieces[i + 1], tokens, result);
   return result;
 }
 

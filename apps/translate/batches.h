@@ -34,6 +34,10 @@ struct Examples {
 Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_t max_pieces = kMaxPieces,
                       const TokenIds& tokens = {});
 
+// The same with BPE-dropout, see Vocab::sample.
+Examples sample_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, double dropout, uint64_t seed,
+                      int64_t max_pieces = kMaxPieces, const TokenIds& tokens = {});
+
 // The batch of the examples with these indices, in this order, padded with `pad`.
 Batch make_batch(const std::vector<Example>& examples, std::span<const int64_t> indices, int64_t pad = kPad);
 

@@ -171,6 +171,10 @@ void add_train(app::Program& program) {
   number("--dropout", m.dropout, 0, 0.99, "Share of activations dropped in training")->group("Model");
   command->add_flag("--lowercase", o.lowercase, "Train on lower-cased text")->group("Model");
 
+  number("--bpe-dropout", o.bpe_dropout, 0, 0.99,
+         "Share of the vocabulary's merges left out at random in each pass; 0.1 helps where pairs are few")
+      ->group("Training");
+
   number("--batch-tokens", o.batch_tokens, 1, 1e9, "Target tokens in a batch")->group("Training");
   number("--lr", o.learning_rate, 0, 100, "Peak learning rate of AdamW")->group("Training");
   number("--warmup", o.warmup, 0, app::kAnyCount, "Steps until the peak")->group("Training");

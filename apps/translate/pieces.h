@@ -21,6 +21,9 @@ class Pieces {
   virtual ~Pieces() = default;
   virtual std::string encode(std::string_view text, std::vector<int>& ids) const = 0;
   virtual std::string encode(std::string_view text, std::vector<std::string>& pieces) const = 0;
+  // All texts, each merge of a BPE model left out with the probability `dropout`.
+  virtual std::string sample(std::span<const std::string_view> texts, double dropout, unsigned seed,
+                             std::vector<std::vector<int>>& ids) const = 0;
   virtual std::string decode(std::span<const int> ids, std::string& text) const = 0;
   virtual std::string decode(std::span<const std::string> pieces, std::string& text) const = 0;
   virtual int size() const = 0;

@@ -2,6 +2,9 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
+#include <mutex>
+#include <thread>
+
 #include "apps/translate/pieces.h"
 
 namespace heed::translate {
@@ -20,6 +23,23 @@ class SentencePieces : public Pieces {
   }
   std::string encode(std::string_view text, std::vector<std::string>& pieces) const override {
     return why(processor_.Encode({text.data(), text.size()}, &pieces));
+  }
+  // SentencePiece draws from a generator that each thread has and that is seeded when the thread first asks. So that a
+  // seed says what comes, whatever was drawn before, a new thread does it.
+  std::string sample(std::span<const std::string_view> texts, double dropout, unsigned seed,
+                     std::vector<std::vector<int>>& ids) const override {
+    static std::mutex one_at_a_time;
+    const std::lock_guard guard(one_at_a_time);
+    sentencepiece::SetRandomGeneratorSeed(seed);
+    std::string reason;
+    ids.assign(texts.size(), {});
+    std::thread([&] {
+      for (size_t i = 0; i < texts.size() && reason.empty(); ++i) {
+        reason =
+            why(processor_.SampleEncode({texts[i].data(), texts[i].size()}, -1, static_cast<float>(dropout), &ids[i]));
+      }
+    }).join();
+    return reason;
   }
   std::string decode(std::span<const int> ids, std::string& text) const override {
     return why(processor_.Decode(std::vector<int>(ids.begin(), ids.end()), &text));

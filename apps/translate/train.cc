@@ -20,6 +20,7 @@
 #include "apps/translate/vocab.h"
 #include "libtorch/cross_entropy.h"
 #include "libtorch/files.h"
+#include "libtorch/splitmix.h"
 
 namespace heed::translate {
 namespace fs = std::filesystem;
@@ -39,6 +40,7 @@ void check_options(const TrainOptions& o) {
   require(o.batch_tokens >= 1, "batch_tokens", o.batch_tokens, "a batch needs room for 1 token at least");
   require(o.label_smoothing >= 0 && o.label_smoothing < 1, "label_smoothing", o.label_smoothing,
           "it must be at least 0 and below 1");
+  require(o.bpe_dropout >= 0 && o.bpe_dropout < 1, "bpe_dropout", o.bpe_dropout, "it must be at least 0 and below 1");
   require(o.valid_pairs >= 1, "valid_pairs", o.valid_pairs, "at least 1 pair is needed to see whether training helps");
   require(o.model.vocab >= 1 && o.model.vocab <= (1 << 24), "vocab", o.model.vocab, "it must be from 1 to 16777216");
   (void)o.model.to_json();  // checks the sizes
@@ -89,6 +91,7 @@ json identity_of(const std::vector<Pair>& pairs, const std::vector<Pair>& valida
           {"average", o.average},
           {"validate_every", o.validate_every},
           {"valid_pairs", validation.empty() ? o.valid_pairs : 0},
+          {"bpe_dropout", o.bpe_dropout},
           {"lowercase", o.lowercase},
           {"normalization", o.normalization},
           {"seed", o.seed}};
@@ -181,26 +184,30 @@ torch::Tensor packed_targets(const Batch& batch) {
 
 class Task : public nn::TrainingTask {
  public:
-  Task(Model& model, std::vector<Example> train, std::vector<Example> validation, const TrainOptions& options)
+  // sample(epoch): the training examples of a pass with BPE-dropout, if there is any.
+  Task(Model& model, std::vector<Example> train, std::vector<Example> validation, const TrainOptions& options,
+       std::function<std::vector<Example>(int64_t)> sample)
       : model_(model),
         group_(options.processes),
         train_(std::move(train)),
         validation_(std::move(validation)),
-        options_(options) {
+        options_(options),
+        sample_(std::move(sample)) {
     validation_batches_ = make_batches(validation_, options.batch_tokens, 0, 0);
   }
 
   int64_t start_epoch(int64_t epoch) override {
-    batches_ = make_batches(train_, options_.batch_tokens, options_.seed, epoch);
+    if (options_.bpe_dropout > 0) sampled_ = sample_(epoch);
+    batches_ = make_batches(examples(), options_.batch_tokens, options_.seed, epoch);
     return static_cast<int64_t>(batches_.size());
   }
 
   nn::StepLoss loss(int64_t index) override {
     const std::vector<int64_t>& rows = batches_.at(static_cast<size_t>(index));
     const std::vector<int64_t> share =
-        group_ != nullptr ? share_of(train_, rows, group_->rank(), group_->world()) : rows;
+        group_ != nullptr ? share_of(examples(), rows, group_->rank(), group_->world()) : rows;
     if (share.empty()) return {};
-    const Batch batch = make_batch(train_, share);
+    const Batch batch = make_batch(examples(), share);
     const auto result = nn::cross_entropy(model_.logits(batch), packed_targets(batch), options_.label_smoothing);
     return {result.loss, result.sum, batch.target_tokens()};
   }
@@ -222,10 +229,13 @@ class Task : public nn::TrainingTask {
   const std::vector<Example>& validation_examples() const { return validation_; }
 
  private:
+  const std::vector<Example>& examples() const { return sampled_.empty() ? train_ : sampled_; }
+
   Model& model_;
   nn::Processes* group_;
-  std::vector<Example> train_, validation_;
+  std::vector<Example> train_, validation_, sampled_;
   const TrainOptions& options_;
+  std::function<std::vector<Example>(int64_t)> sample_;
   std::vector<std::vector<int64_t>> batches_, validation_batches_;
 };
 
@@ -339,7 +349,8 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
   Examples valid_examples = encode_pairs(data.validation, vocab, max_pieces);
   if (train_examples.examples.empty()) throw Error("there is nothing to train on: " + train_examples.summary());
   if (valid_examples.examples.empty()) throw Error("there is nothing to validate with: " + valid_examples.summary());
-  data = {};
+  data.validation.clear();
+  if (options.bpe_dropout == 0) data.train.clear();
   if (group != nullptr) {
     group->agree({{"the text in pieces", checksum(train_examples.examples)},
                   {"the validation text in pieces", checksum(valid_examples.examples)}});
@@ -354,7 +365,11 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
   torch::manual_seed(options.seed);
   const std::shared_ptr<Model> model = make_model(config);
   for (const auto& parameter : model->parameters()) result.parameters += parameter.numel();
-  Task task(*model, std::move(train_examples.examples), std::move(valid_examples.examples), options);
+  Task task(*model, std::move(train_examples.examples), std::move(valid_examples.examples), options,
+            [&](int64_t epoch) {
+              const uint64_t seed = nn::splitmix(options.seed, static_cast<uint64_t>(epoch));
+              return sample_pairs(data.train, vocab, options.bpe_dropout, seed, max_pieces).examples;
+            });
 
   const nn::TrainSummary summary = nn::train(*model, task, trainer, [&](const nn::TrainProgress& p) {
     if (!progress) return;

@@ -33,6 +33,7 @@ struct TrainOptions {
   int64_t validate_every = 0;              // steps; 0: once an epoch
   int64_t patience = 5;                    // validations without a better loss before stopping; 0: never
   int64_t valid_pairs = 500;               // held out of `pairs` for validation when no validation pairs are given
+  double bpe_dropout = 0;                  // of the training text, anew in each pass: Vocab::sample; 0: none
   bool lowercase = false;                  // train on lower-cased text
   std::string normalization = "nmt_nfkc";  // of the vocabulary, see VocabOptions
   uint64_t seed = 1;

@@ -219,6 +219,16 @@ std::vector<int> Vocab::encode(std::string_view text) const {
   return ids;
 }
 
+std::vector<std::vector<int>> Vocab::sample(std::span<const std::string_view> texts, double dropout,
+                                            uint64_t seed) const {
+  if (numbering_ != nullptr) throw Error("A vocabulary that a vocab.json numbers cannot be drawn from for training.");
+  std::vector<std::vector<int>> ids;
+  // All bits of 0xFFFFFFFF would mean "no seed" to SentencePiece.
+  const std::string why = model_->pieces->sample(texts, dropout, static_cast<unsigned>(seed % 0xFFFFFFFFu), ids);
+  if (!why.empty()) throw Error("SentencePiece cannot encode the text: " + why);
+  return ids;
+}
+
 std::vector<std::string> Vocab::pieces(std::string_view text) const {
   std::vector<std::string> out;
   std::string language;

@@ -58,6 +58,11 @@ class Vocab {
 
   // Subword ids of one line, without <s> and </s>.
   std::vector<int> encode(std::string_view text) const;
+  // The texts with BPE-dropout (Provilkov, Emelianenko and Voita 2020), to train with: each merge is left out with the
+  // probability `dropout`, so that a word comes in other pieces each time. The same texts and seed give the same
+  // pieces, in one thread whatever the cores. Only for models of type bpe with ids of their own: heed::Error for
+  // numbered ones.
+  std::vector<std::vector<int>> sample(std::span<const std::string_view> texts, double dropout, uint64_t seed) const;
   // The same as text: "▁Hel" "lo".
   std::vector<std::string> pieces(std::string_view text) const;
   // Text from ids, or from pieces; special ids are left out. Throws heed::Error for an id outside 0..size()-1.
