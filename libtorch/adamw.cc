@@ -162,6 +162,9 @@ double AdamW::step(double rate) {
     }
     if (f.average.defined()) f.average.narrow(0, piece.begin, piece.size).lerp_(value, share);
   });
+  // What the workers wrote below autograd's sight counts as written (stamp_of in packed_linear.h, and saved tensors).
+  for (const Slot& slot : slots_)
+    if (slot.first.defined()) slot.value.unsafeGetTensorImpl()->bump_version();
   return norm;
 }
 

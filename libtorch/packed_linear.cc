@@ -15,6 +15,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "libtorch/splitmix.h"
+
 #ifdef HEED_ONEDNN
 #include <dnnl.hpp>
 #endif
@@ -142,6 +144,16 @@ struct PackedLinear::Packed {
 };
 
 #endif
+
+uint64_t stamp_of(const std::vector<Tensor>& tensors) {
+  uint64_t stamp = 0;
+  for (const Tensor& t : tensors) {
+    if (!t.defined()) continue;
+    stamp = splitmix(stamp, reinterpret_cast<uintptr_t>(t.data_ptr()));
+    stamp = splitmix(stamp, static_cast<uint64_t>(t._version()));
+  }
+  return stamp;
+}
 
 PackedLinear::PackedLinear(const Tensor& weight, const Tensor& bias)
     : weight_(weight.detach()), bias_(bias.defined() ? bias.detach() : bias) {

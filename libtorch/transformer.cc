@@ -170,16 +170,17 @@ LayerCache TransformerDecoderLayerImpl::start(const Tensor& memory) {
   cache.rows.resize(static_cast<size_t>(memory.size(0)));
   std::iota(cache.rows.begin(), cache.rows.end(), int64_t{0});
   if (torch::GradMode::is_enabled() || is_training()) return cache;
-  const auto packed = [](const Linear& layer) { return PackedLinear(layer->weight, layer->bias); };
-  const auto& [q, k, v] = std::tie(self_attn->q_proj, self_attn->k_proj, self_attn->v_proj);
-  const Tensor bias = q->bias.defined() ? torch::cat({q->bias, k->bias, v->bias}) : Tensor();
-  cache.packed = std::make_shared<PackedDecoderLayer>(
-      PackedDecoderLayer{.self_qkv = PackedLinear(torch::cat({q->weight, k->weight, v->weight}), bias),
-                         .self_out = packed(self_attn->out_proj),
-                         .cross_q = packed(encoder_attn->q_proj),
-                         .cross_out = packed(encoder_attn->out_proj),
-                         .fc1 = packed(fc1),
-                         .fc2 = packed(fc2)});
+  cache.packed = packed_.get(stamp_of(parameters()), [this] {
+    const auto packed = [](const Linear& layer) { return PackedLinear(layer->weight, layer->bias); };
+    const auto& [q, k, v] = std::tie(self_attn->q_proj, self_attn->k_proj, self_attn->v_proj);
+    const Tensor bias = q->bias.defined() ? torch::cat({q->bias, k->bias, v->bias}) : Tensor();
+    return PackedDecoderLayer{.self_qkv = PackedLinear(torch::cat({q->weight, k->weight, v->weight}), bias),
+                              .self_out = packed(self_attn->out_proj),
+                              .cross_q = packed(encoder_attn->q_proj),
+                              .cross_out = packed(encoder_attn->out_proj),
+                              .fc1 = packed(fc1),
+                              .fc2 = packed(fc2)};
+  });
   return cache;
 }
 

@@ -119,6 +119,8 @@ class TransformerDecoderLayerImpl : public torch::nn::Cloneable<TransformerDecod
   torch::nn::LayerNorm final_layer_norm = nullptr;
 
  private:
+  SharedWhileUsed<PackedDecoderLayer> packed_;
+
   DecoderOutput run(const torch::Tensor& x, LayerCache* cache, const KeyValue& cross,
                     const AttendOptions& memory_options, const Mask& self_mask);
 };

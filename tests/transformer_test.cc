@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "libtorch/adamw.h"
 #include "tests/plain_attention.h"
 
 namespace heed::nn {
@@ -174,25 +175,61 @@ TEST(Transformer, HasMariansNames) {
   EXPECT_TRUE(torch::equal(copy->forward(x).out, e->forward(x).out));
 }
 
+// With weights as they are and, where no gradients are recorded, packed.
 TEST(TransformerDecoderLayer, StepsEqualTheWhole) {
   torch::manual_seed(4);
-  torch::NoGradGuard no_grad;
-  for (const bool pre_norm : {false, true}) {
-    TransformerDecoderLayer layer(TransformerLayerOptions{.dim = 12, .heads = 3, .pre_norm = pre_norm});
-    const Tensor x = torch::randn({2, 25, 12}), memory = torch::randn({2, 7, 12});
-    const AttendOptions how{.mask = lengths({7, 3}), .want_weights = true};
-    const DecoderOutput whole = layer->forward(x, memory, how);
-    LayerCache cache = layer->start(memory);
-    for (int64_t t = 0; t < 25; ++t) {
-      const DecoderOutput step = layer->step(x.narrow(1, t, 1), cache, how);
-      expect_near(step.out, whole.out.narrow(1, t, 1), tolerance(torch::kFloat32), "out");
-      expect_near(step.self_weights, whole.self_weights.narrow(2, t, 1).narrow(3, 0, t + 1), tolerance(torch::kFloat32),
-                  "self_weights");
-      expect_near(step.cross_weights, whole.cross_weights.narrow(2, t, 1), tolerance(torch::kFloat32), "cross_weights");
+  for (TransformerLayerOptions options : variants()) {
+    for (const bool packed : {false, true}) {
+      options.qkv_bias = options.kv_heads == 0;
+      torch::AutoGradMode recording(!packed);
+      TransformerDecoderLayer layer(options);
+      layer->eval();
+      const Tensor x = torch::randn({2, 25, options.dim}), memory = torch::randn({2, 7, options.dim});
+      const AttendOptions how{.mask = lengths({7, 3}), .want_weights = true};
+      const DecoderOutput whole = layer->forward(x, memory, how);
+      LayerCache cache = layer->start(memory);
+      EXPECT_EQ(cache.packed != nullptr, packed);
+      for (int64_t t = 0; t < 25; ++t) {
+        const DecoderOutput step = layer->step(x.narrow(1, t, 1), cache, how);
+        EXPECT_EQ(step.out.requires_grad(), !packed);
+        expect_near(step.out, whole.out.narrow(1, t, 1), tolerance(torch::kFloat32), "out");
+        expect_near(step.self_weights, whole.self_weights.narrow(2, t, 1).narrow(3, 0, t + 1),
+                    tolerance(torch::kFloat32), "self_weights");
+        expect_near(step.cross_weights, whole.cross_weights.narrow(2, t, 1), tolerance(torch::kFloat32),
+                    "cross_weights");
+      }
+      EXPECT_EQ(cache.self.length(), 25);
+      EXPECT_FALSE(layer->step(x.narrow(1, 0, 1), cache).cross_weights.defined());
     }
-    EXPECT_EQ(cache.self.length(), 25);
-    EXPECT_FALSE(layer->step(x.narrow(1, 0, 1), cache).cross_weights.defined());
   }
+}
+
+TEST(TransformerDecoderLayer, CachesShareWhatIsPackedUntilTheWeightsChange) {
+  torch::manual_seed(5);
+  TransformerDecoderLayer layer(TransformerLayerOptions{.dim = 8, .heads = 2});
+  layer->eval();
+  const Tensor memory = torch::randn({1, 3, 8}), x = torch::randn({1, 1, 8});
+  const auto start = [&] {
+    torch::NoGradGuard no_grad;
+    return layer->start(memory);
+  };
+  const LayerCache one = start(), two = start();
+  ASSERT_NE(one.packed, nullptr);
+  EXPECT_EQ(one.packed, two.packed);
+  const auto copy = std::dynamic_pointer_cast<TransformerDecoderLayerImpl>(layer->clone());
+  {
+    torch::NoGradGuard no_grad;
+    EXPECT_NE(copy->start(memory).packed, one.packed);
+    layer->fc1->weight.mul_(2);
+  }
+  const LayerCache three = start();
+  EXPECT_NE(three.packed, one.packed);
+  layer->forward(x, memory).out.sum().backward();
+  AdamW(*layer, {}).step(0.1);
+  LayerCache four = start();
+  EXPECT_NE(four.packed, three.packed);
+  torch::NoGradGuard no_grad;
+  expect_near(layer->step(x, four).out, layer->forward(x, memory).out, tolerance(torch::kFloat32), "after the step");
 }
 
 // Without padding: the sequences one after another give what they give in a padded batch.

@@ -154,7 +154,7 @@ struct TransformerModel::Beams : Model::State {
   // [most hypotheses so far, vocabulary]: a place for every step's logits, because fresh megabytes come from the system
   // page by page, to be zeroed first.
   Tensor logits;
-  nn::PackedLinear output;
+  std::shared_ptr<const nn::PackedLinear> output;
 };
 
 std::unique_ptr<Model::State> TransformerModel::start(const Tensor& source, const std::vector<int64_t>& lengths) {
@@ -162,7 +162,8 @@ std::unique_ptr<Model::State> TransformerModel::start(const Tensor& source, cons
   auto state = std::make_unique<Beams>();
   for (auto& layer : decoder_) state->layers.push_back(layer->start(memory));
   state->lengths = lengths;
-  state->output = nn::PackedLinear(output_, final_logits_bias_.squeeze(0));
+  state->output = packed_output_.get(nn::stamp_of({output_, final_logits_bias_}),
+                                     [this] { return nn::PackedLinear(output_, final_logits_bias_.squeeze(0)); });
   return state;
 }
 
@@ -180,7 +181,7 @@ Tensor TransformerModel::step(State& given, const Tensor& tokens) {
   if (!state.logits.defined() || state.logits.size(0) < rows) {
     state.logits = torch::empty({rows, config_.target_vocab}, x.options());
   }
-  return state.output.forward(x, state.logits.narrow(0, 0, rows));
+  return state.output->forward(x, state.logits.narrow(0, 0, rows));
 }
 
 void TransformerModel::select(State& given, const Tensor& rows) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "apps/translate/model.h"
+#include "libtorch/packed_linear.h"
 #include "libtorch/transformer.h"
 
 namespace heed::translate {
@@ -48,6 +49,7 @@ class TransformerModel : public Model {
   std::vector<nn::TransformerEncoderLayer> encoder_;
   std::vector<nn::TransformerDecoderLayer> decoder_;
   torch::Tensor final_logits_bias_;  // [1, target_vocab]
+  nn::SharedWhileUsed<nn::PackedLinear> packed_output_;
 };
 
 }  // namespace heed::translate
