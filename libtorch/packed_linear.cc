@@ -155,23 +155,25 @@ uint64_t stamp_of(const std::vector<Tensor>& tensors) {
   return stamp;
 }
 
-PackedLinear::PackedLinear(const Tensor& weight, const Tensor& bias)
-    : weight_(weight.detach()), bias_(bias.defined() ? bias.detach() : bias) {
+PackedLinear::PackedLinear(const Tensor& weight, const Tensor& bias) {
   if (weight.dim() != 2 || (bias.defined() && (bias.dim() != 1 || bias.size(0) != weight.size(0)))) {
     std::ostringstream text;
     text << "the weights are " << weight.sizes();
     if (bias.defined()) text << " and the bias " << bias.sizes();
     throw Error(text.str() + "; they must be [out, in] and [out]");
   }
+  torch::NoGradGuard no_grad;
 #ifdef HEED_ONEDNN
   const auto fits = [](const Tensor& t) {
     return !t.defined() || (t.scalar_type() == torch::kFloat32 && t.numel() > 0);
   };
   if (fits(weight) && fits(bias)) {
-    packed_ = std::make_shared<Packed>(weight_.contiguous(), bias.defined() ? bias_.contiguous() : bias_);
-    weight_ = bias_ = Tensor();
+    packed_ = std::make_shared<Packed>(weight.contiguous(), bias.defined() ? bias.contiguous() : bias);
+    return;
   }
 #endif
+  weight_ = weight.clone();
+  if (bias.defined()) bias_ = bias.clone();
 }
 
 Tensor PackedLinear::forward(const Tensor& x, Tensor out) const {

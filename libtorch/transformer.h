@@ -102,7 +102,7 @@ class TransformerDecoderLayerImpl : public torch::nn::Cloneable<TransformerDecod
                         const Mask& self_mask = causal());
 
   // A cache for this memory [B, S, dim], with nothing decoded yet. Where no gradients are recorded the cache holds the
-  // weights of this moment: steps do not see later changes.
+  // weights of this moment, packed: steps do not see later changes and record no gradients.
   LayerCache start(const torch::Tensor& memory);
 
   // Decoding: the next position or positions x [B, L, dim] after what the cache holds. Appends to the cache.
