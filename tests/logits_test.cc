@@ -1,8 +1,7 @@
 // The log-sum-exp of a row of logits, and its largest numbers, against double precision and a sort.
-#include "apps/translate/logits.h"
-
 #include <gtest/gtest.h>
 #include <heed/attention.h>
+#include <heed/logits.h>
 
 #include <cmath>
 #include <limits>
@@ -11,8 +10,8 @@
 
 namespace {
 
-using heed::translate::largest;
-using heed::translate::log_sum_exp;
+using heed::largest;
+using heed::log_sum_exp;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
 

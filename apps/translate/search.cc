@@ -3,13 +3,12 @@
 
 #include <ATen/Parallel.h>
 #include <heed/attention.h>
+#include <heed/logits.h>
 #include <torch/torch.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-
-#include "apps/translate/logits.h"
 
 // at::parallel_for is a template: without OpenMP switched on in this file it would run everything on one thread.
 #if AT_PARALLEL_OPENMP && !defined(_OPENMP)

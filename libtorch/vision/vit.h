@@ -49,9 +49,9 @@ struct ViTOutput {
 };
 
 // Patches and CLS with learned positions, which begin as sinusoids of row and column (Beyer et al. 2022), pre-norm
-// layers, LayerNorm. Pictures of another size than `image` get the positions of the patches resized (bicubic, as Hugging
-// Face's interpolate_pos_encoding). Parameters: cls_token [1, 1, hidden], distillation_token, position_embeddings [1, T
-// of `image`, hidden]; modules: patch_embeddings, layers.N, layernorm.
+// layers, LayerNorm. Pictures of another size than `image` get the positions of the patches resized (bicubic, as
+// Hugging Face's interpolate_pos_encoding). Parameters: cls_token [1, 1, hidden], distillation_token,
+// position_embeddings [1, T of `image`, hidden]; modules: patch_embeddings, layers.N, layernorm.
 class ViTImpl : public torch::nn::Module {
  public:
   explicit ViTImpl(ViTOptions options);

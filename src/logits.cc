@@ -1,7 +1,7 @@
 // Rows of logits, some lanes at a time.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "apps/translate/logits.cc"
-#include "src/targets.h"
+#define HWY_TARGET_INCLUDE "logits.cc"
+#include "targets.h"
 // clang-format off
 #include "hwy/foreach_target.h"  // compiles this file once for each target
 // clang-format on
@@ -10,12 +10,13 @@
 #include <functional>
 #include <limits>
 
-#include "apps/translate/logits.h"
+#include "heed/logits.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
+#include "passes.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace heed::translate {
+namespace heed {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -105,16 +106,20 @@ void Largest(const float* row, int64_t n, int64_t k, std::vector<int>& places) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace heed::translate
+}  // namespace heed
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace heed::translate {
+namespace heed {
 HWY_EXPORT(LogSumExp);
 HWY_EXPORT(Largest);
-float log_sum_exp(const float* row, int64_t n) { return HWY_DYNAMIC_DISPATCH(LogSumExp)(row, n); }
+float log_sum_exp(const float* row, int64_t n) {
+  settle_target();
+  return HWY_DYNAMIC_DISPATCH(LogSumExp)(row, n);
+}
 void largest(const float* row, int64_t n, int64_t k, std::vector<int>& places) {
+  settle_target();
   HWY_DYNAMIC_DISPATCH(Largest)(row, n, k, places);
 }
-}  // namespace heed::translate
+}  // namespace heed
 #endif

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace heed::translate {
+namespace heed {
 
 // The logarithm of the sum of exp(row[0..n)), to about 1e-6 of the larger of it and 1, with the same bits on all SIMD
 // targets that have FMA. -inf if all are, or there are none; NaN if one is NaN or +inf.
@@ -15,4 +15,4 @@ float log_sum_exp(const float* row, int64_t n);
 // fewer are neither NaN nor -inf. Replaces what `places` held.
 void largest(const float* row, int64_t n, int64_t k, std::vector<int>& places);
 
-}  // namespace heed::translate
+}  // namespace heed
