@@ -172,7 +172,7 @@ void add_train(app::Program& program) {
   command->add_flag("--lowercase", o.lowercase, "Train on lower-cased text")->group("Model");
 
   number("--bpe-dropout", o.bpe_dropout, 0, 0.99,
-         "Share of the vocabulary's merges left out at random in each pass; 0.1 helps where pairs are few")
+         "Share of the vocabulary's merges left out at random, anew in each pass (Provilkov et al. 2020)")
       ->group("Training");
 
   number("--batch-tokens", o.batch_tokens, 1, 1e9, "Target tokens in a batch")->group("Training");
