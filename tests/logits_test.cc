@@ -30,12 +30,12 @@ double exact(const std::vector<float>& row) {
   return most + std::log(sum);
 }
 
-std::vector<int> sorted(const std::vector<float>& row, size_t k) {
-  std::vector<int> places;
+std::vector<int64_t> sorted(const std::vector<float>& row, size_t k) {
+  std::vector<int64_t> places;
   for (size_t i = 0; i < row.size(); ++i)
-    if (row[i] > -kInfinity) places.push_back(static_cast<int>(i));
+    if (row[i] > -kInfinity) places.push_back(static_cast<int64_t>(i));
   std::stable_sort(places.begin(), places.end(),
-                   [&](int a, int b) { return row[static_cast<size_t>(a)] > row[static_cast<size_t>(b)]; });
+                   [&](int64_t a, int64_t b) { return row[static_cast<size_t>(a)] > row[static_cast<size_t>(b)]; });
   places.resize(std::min(k, places.size()));
   return places;
 }
@@ -74,7 +74,7 @@ TEST(Logits, SumsOfWhatIsNoNumber) {
 }
 
 TEST(Logits, TheLargestAreThoseOfASort) {
-  std::vector<int> places = {7};
+  std::vector<int64_t> places = {7};
   for (size_t n = 0; n < 70; ++n) {
     for (size_t k : {0, 1, 2, 8, 16, 17, 100}) {
       const std::vector<float> row = random_row(n, static_cast<unsigned>(n + k), 1);
@@ -85,17 +85,17 @@ TEST(Logits, TheLargestAreThoseOfASort) {
   std::vector<float> equal(300, 1.0f);  // many equal ones: the first
   equal[280] = 2;
   largest(equal.data(), 300, 3, places);
-  EXPECT_EQ(places, (std::vector<int>{280, 0, 1}));
+  EXPECT_EQ(places, (std::vector<int64_t>{280, 0, 1}));
   std::vector<float> rising(1000);  // each gets in
   std::iota(rising.begin(), rising.end(), 0.0f);
   largest(rising.data(), 1000, 4, places);
-  EXPECT_EQ(places, (std::vector<int>{999, 998, 997, 996}));
+  EXPECT_EQ(places, (std::vector<int64_t>{999, 998, 997, 996}));
   std::vector<float> few(40, -kInfinity);
   few[3] = kNaN;
   few[20] = -5;
   few[39] = kInfinity;
   largest(few.data(), 40, 5, places);
-  EXPECT_EQ(places, (std::vector<int>{39, 20}));
+  EXPECT_EQ(places, (std::vector<int64_t>{39, 20}));
 }
 
 TEST(Logits, TheSameBitsOnTargetsWithFma) {

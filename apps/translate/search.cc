@@ -188,16 +188,16 @@ struct Said {
   int64_t vocab;
   float log_sum;
 
-  double log_prob(int token) const { return static_cast<double>(logits[token]) - static_cast<double>(log_sum); }
+  double log_prob(int64_t token) const { return static_cast<double>(logits[token]) - static_cast<double>(log_sum); }
 };
 
 // `from` continued with each of the k best tokens, best first; NaN and -inf are left out.
 void best_tokens(const Candidate& from, const Said& said, int64_t k, std::vector<Candidate>& out) {
   out.clear();
   if (!std::isfinite(said.log_sum)) return;
-  std::vector<int> tokens;
+  std::vector<int64_t> tokens;
   largest(said.logits, said.vocab, k, tokens);
-  for (const int token : tokens) out.push_back(from.continued(token, said.log_prob(token)));
+  for (const int64_t token : tokens) out.push_back(from.continued(static_cast<int>(token), said.log_prob(token)));
 }
 
 void keep(Sentence& sentence, const Finished& next, size_t beam) {

@@ -13,6 +13,6 @@ float log_sum_exp(const float* row, int64_t n);
 
 // The places of the k largest numbers of the row, the largest first, of equal ones the one that comes first; fewer if
 // fewer are neither NaN nor -inf. Replaces what `places` held.
-void largest(const float* row, int64_t n, int64_t k, std::vector<int>& places);
+void largest(const float* row, int64_t n, int64_t k, std::vector<int64_t>& places);
 
 }  // namespace heed

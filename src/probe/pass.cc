@@ -11,8 +11,6 @@
 #include "hwy/foreach_target.h"  // compiles this file once for each target
 // clang-format on
 #include <algorithm>
-#include <bit>
-#include <functional>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -20,6 +18,7 @@
 #include "hwy/highway.h"
 #include "probe.h"
 #include "rows-inl.h"
+#include "strongest-inl.h"
 #include "threads.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -27,25 +26,6 @@ namespace heed {
 namespace HWY_NAMESPACE {
 
 // ---- One row ----
-
-// The n strongest keys so far, descending; weights of 0 are not among them.
-struct Strongest {
-  float* weights;
-  int64_t* keys;
-  int64_t n;
-
-  float least() const { return weights[n - 1]; }
-  // A weight above the least. Keys come ascending, so behind all that are equal.
-  void insert(float weight, int64_t key) {
-    int64_t x = n - 1;
-    for (; x > 0 && weights[x - 1] < weight; --x) {
-      weights[x] = weights[x - 1];
-      keys[x] = keys[x - 1];
-    }
-    weights[x] = weight;
-    keys[x] = key;
-  }
-};
 
 // t[0, width) becomes w = 2^(t - lse2). The row's 16 lanes of entropy get the sums of w (lse2 - t), `mass` factor * w
 // for each key, and `most`[kLanes] the largest w of each lane. mass: nullptr if the row adds to none.
@@ -75,29 +55,6 @@ inline void WeightsOfRow(float* t, int64_t width, float lse2, float* lanes, floa
   for (int64_t v = 0; v < kVectors; ++v) {
     hn::StoreU(hn::Add(hn::LoadU(d, lanes + v * kVector), sum[v]), d, lanes + v * kVector);
     hn::StoreU(largest[v], d, most + v * kVector);
-  }
-}
-
-// Enters w[0, width), the first of which is that of `key`. most: the largest of each lane. Blocks that have nothing to
-// enter, which are most, end after a look at `most`. It also bounds what is entered: 16 different keys have these
-// weights, so what is below the n-th of them is not among the n strongest. Without that, weights that ascend from key
-// to key, ALiBi's, would be entered one by one.
-inline void EnterStrongest(const float* w, int64_t width, int64_t key, float* most, Strongest& top) {
-  const F d;
-  float bound = top.least();
-  int64_t lanes = 0;
-  for (int64_t v = 0; v < kLanes; v += kVector)
-    lanes += hn::CountTrue(d, hn::Gt(hn::LoadU(d, most + v), hn::Set(d, bound)));
-  if (lanes == 0) return;
-  if (lanes >= top.n) {
-    std::nth_element(most, most + top.n - 1, most + kLanes, std::greater<>());
-    bound = std::nextafter(most[top.n - 1], 0.0f);  // what equals it may be among them
-  }
-  for (int64_t j = 0; j < width; j += kVector) {
-    uint64_t above = 0;
-    hn::StoreMaskBits(d, hn::Gt(hn::LoadU(d, w + j), hn::Set(d, bound)), reinterpret_cast<uint8_t*>(&above));
-    for (; above != 0; above &= above - 1)
-      if (const int64_t x = j + std::countr_zero(above); w[x] > top.least()) top.insert(w[x], key + x);
   }
 }
 
