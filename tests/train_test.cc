@@ -201,6 +201,22 @@ TEST_F(Train, LeavesMergesOutAndGoesOnToTheSameBytes) {
   EXPECT_NE(weights_of(path("plain")), weights_of(path("whole")));
 }
 
+TEST_F(Train, EachPassLeavesOutOtherMerges) {
+  const auto tokens = [&](double dropout, int64_t epochs) {
+    TrainOptions o = small(path("m"), "rnn");
+    o.bpe_dropout = dropout;
+    o.steps = 0;
+    o.epochs = epochs;
+    o.resume = false;
+    fs::remove_all(path("m"));
+    return train(pairs_, validation_, o).target_tokens;
+  };
+  const int64_t plain = tokens(0, 1), once = tokens(0.3, 1);
+  EXPECT_EQ(tokens(0, 2), 2 * plain);
+  EXPECT_GT(once, plain);
+  EXPECT_NE(tokens(0.3, 2), 2 * once);
+}
+
 // Runs in a process of its own, started by the test below: see start_child.
 TEST(TrainChild, DISABLED_Run) {
   const char* out = std::getenv("HEED_TRAIN_CHILD_OUT");

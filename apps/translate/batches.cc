@@ -34,17 +34,6 @@ void shuffle(std::vector<T>& items, std::mt19937_64& random) {
   }
 }
 
-}  // namespace
-
-std::string Examples::summary() const {
-  std::string text = grouped(static_cast<int64_t>(examples.size())) + " pairs";
-  if (too_long > 0) text += "; " + grouped(too_long) + " longer than " + grouped(max_pieces) + " pieces left out";
-  if (empty > 0) text += "; " + grouped(empty) + " with an empty side left out";
-  return text;
-}
-
-namespace {
-
 void add(const std::vector<int>& source, const std::vector<int>& target, const TokenIds& tokens, Examples& to) {
   if (source.empty() || target.empty()) {
     ++to.empty;
@@ -60,6 +49,13 @@ void add(const std::vector<int>& source, const std::vector<int>& target, const T
 }
 
 }  // namespace
+
+std::string Examples::summary() const {
+  std::string text = grouped(static_cast<int64_t>(examples.size())) + " pairs";
+  if (too_long > 0) text += "; " + grouped(too_long) + " longer than " + grouped(max_pieces) + " pieces left out";
+  if (empty > 0) text += "; " + grouped(empty) + " with an empty side left out";
+  return text;
+}
 
 Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_t max_pieces, const TokenIds& tokens) {
   Examples result;

