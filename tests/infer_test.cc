@@ -537,6 +537,26 @@ TEST(BeamSearchTest, RequiredTextTakesTheSourceWordsPlace) {
   }
 }
 
+// At its last step a sentence ends as the model's forced end says, unless it still lacks what is required.
+class EndingModel : public ToldModel {
+ public:
+  EndingModel() : ToldModel(8) { config_.tokens.forced_end = kEos; }
+};
+
+TEST(BeamSearchTest, TheForcedEndWaitsForWhatIsRequired) {
+  EndingModel model;
+  model.tell({}, {{4, 1}});
+  model.tell({4}, {{5, 1}});
+  model.tell({6}, {{5, 0.99}, {7, 0.01}});
+  Sources sources = sources_of(1);
+  BeamOptions options{.beam = 3, .length_penalty = 0, .max_steps = {2}};
+  const Hypothesis free = beam_search(model, sources.ids, sources.lengths, options)[0][0];
+  EXPECT_EQ(free.tokens, (std::vector<int>{4, kEos}));
+  EXPECT_NEAR(free.log_probability, 0, 1e-5) << "the forced end costs nothing";
+  options.required = {{Constraint{{{6, 7}}}}};
+  EXPECT_EQ(beam_search(model, sources.ids, sources.lengths, options)[0][0].tokens, (std::vector<int>{6, 7}));
+}
+
 TEST(BeamSearchTest, NoWordGrowsOntoWhatStandsApart) {
   ToldModel model(9);  // 4 and 5 are letters, 6 is a space and letters, 7 the required text, 8 the same behind a space
   model.tell({}, {{4, 1}});

@@ -3,6 +3,7 @@
 #include <heed/attention.h>
 #include <heed/logits.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -61,7 +62,8 @@ TEST(Logits, SumsOfWhatIsNoNumber) {
   const float before = log_sum_exp(row.data(), size(row));
   row.push_back(-kInfinity);
   EXPECT_EQ(log_sum_exp(row.data(), size(row)), before);
-  for (const float bad : {kNaN, kInfinity}) {
+  // 0x7FC00001: an exponent made of its bits would be a number again.
+  for (const float bad : {kNaN, std::bit_cast<float>(0x7FC00001u), kInfinity}) {
     for (size_t i = 0; i < row.size(); ++i) {
       std::vector<float> other = row;
       other[i] = bad;
