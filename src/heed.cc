@@ -294,12 +294,6 @@ heed_plan* heed_plan_new(void) {
 }
 void heed_plan_free(heed_plan* plan) { delete plan; }
 
-void heed_attention_init(heed_attention* a) {
-  if (!a) return;
-  *a = heed_attention{};
-  a->size = sizeof(heed_attention);
-}
-
 heed_status heed_forward(const heed_attention* a, heed_tensor out, heed_tensor lse) {
   return with_problem(a, [&](heed::Attention& problem) {
     if (problem.pages.table && a->pages.keys) {

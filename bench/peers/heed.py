@@ -27,6 +27,21 @@ class Executor(c.Structure):
     _fields_ = [("self", c.c_void_p), ("concurrency", c.c_int), ("run", c.c_void_p)]
 
 
+class Pages(c.Structure):
+    _fields_ = [
+        ("table", c.c_void_p),
+        ("table_stride", c.c_int64),
+        ("table_columns", c.c_int64),
+        ("keys", c.c_void_p),
+        ("k_scale", Tensor),
+        ("v_scale", Tensor),
+    ]
+
+
+class ScoreMod(c.Structure):
+    _fields_ = [("self", c.c_void_p), ("run_f32", c.c_void_p), ("run_f64", c.c_void_p)]
+
+
 class Attention(c.Structure):
     _fields_ = [
         ("size", c.c_size_t),
@@ -46,6 +61,9 @@ class Attention(c.Structure):
         ("sinks", Tensor),
         ("dropout", c.c_double),
         ("seed", c.c_uint64),
+        ("pages", Pages),
+        ("weigh", c.c_int),
+        ("score_mod", ScoreMod),
     ]
 
 
@@ -88,7 +106,7 @@ class Forward(Run):
         self.kept = (x, copies(w, x.k, x.v))
         self.problems = (Attention * w.copies)()
         for a, (k, v) in zip(self.problems, self.kept[1]):
-            heed.heed_attention_init(c.byref(a))
+            a.size = c.sizeof(Attention)  # the library refuses another size than its own
             a.q, a.k, a.v = dense(x.q), dense(k), dense(v)
             if x.bias is not None:
                 a.bias = dense(x.bias)

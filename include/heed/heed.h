@@ -14,6 +14,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -145,7 +146,13 @@ typedef struct heed_attention {
   heed_score_mod score_mod;
 } heed_attention;
 
-void heed_attention_init(heed_attention* a);
+/* Inline, so that it clears what its caller was compiled with, which may be less than the library knows. A binding
+ * from another language clears the struct itself and sets size. */
+static inline void heed_attention_init(heed_attention* a) {
+  if (!a) return;
+  memset(a, 0, sizeof(heed_attention));
+  a->size = sizeof(heed_attention);
+}
 
 /* out [B, Hq, L, Dv]; lse [B, Hq, L, 1] or heed_none(). */
 heed_status heed_forward(const heed_attention* a, heed_tensor out, heed_tensor lse);
