@@ -42,8 +42,7 @@ struct Tiles : Rows<T> {
       const Block block = get_block(key0);
       for (int64_t r = 0, n; r < rows; r += n) {
         n = NextGroup(rows - r);
-        this->fetch(next, streams);
-        add_block<ScoreOf>(b, hkv, tile.row0 + r, n, mine.q + r * this->q_row, w, block, cover,
+        add_block<ScoreOf>(b, hkv, tile.row0 + r, n, mine.q + r * this->q_row, w, block, cover, next,
                            {all.o + r * padded, all.lanes + r * kLanes, all.m + r}, *mine.group);
       }
     }
@@ -52,12 +51,18 @@ struct Tiles : Rows<T> {
 
   int64_t most_rows() const { return tiling.tiles() == 0 ? 0 : tiling.tile(0, 0, 0).row1; }
 
+  // How often add_block fetches for a head, about: thrice for so many groups of rows.
+  int64_t fetches_of(const Piece& head) const {
+    const int64_t rows = std::max(tiling.rows(), tiling.pairs(head.b, head.hkv) / kBlockKeys);
+    return 3 * rows / kGroup;
+  }
+
   template <class ScoreOf>
   void some_heads(int worker, const Piece& piece) const {
     for (int64_t h = piece.part; h < piece.end; ++h) {
       const Piece one{h / p.Hkv, h % p.Hkv, 0, 0}, after{(h + 1) / p.Hkv, (h + 1) % p.Hkv, 0, 0};
       Next next;
-      if (h + 1 < piece.end) next = this->next_of(after, streams, tiling.rows() / kGroup);
+      if (h + 1 < piece.end) next = this->next_of(after, streams, fetches_of(one));
       one_head<ScoreOf>(worker, one, next);
     }
   }
@@ -100,14 +105,18 @@ struct Tiles : Rows<T> {
   // Rows [x, x + n) of the head, n <= kGroup, against one block: their weighted sum of values, added to `sums`.
   template <class ScoreOf>
   void add_block(int64_t b, int64_t hkv, int64_t x, int64_t n, const float* q, const float* w, const Block& block,
-                 Cover cover, const Sums& sums, Group& group) const {
+                 Cover cover, Next& next, const Sums& sums, Group& group) const {
+    const auto fetch = [&] { this->fetch(next, streams); };
+    fetch();
     const Sight sight = this->look(b, hkv, x, n, block, cover);
     if (sight.width == 0) return;
     float factor[kGroup];
     this->template score<ScoreOf>(x, n, q, this->q_row, w, block.k, sight.first, sight.first + sight.width, group.s,
                                   kBlockKeys);
+    fetch();
     this->times(block.k_scale, n, sight, group.s);
     const float* older = this->weigh(b, hkv, x, n, block, sight, group.s, group.bias, sums, factor);
+    fetch();
     this->times(block.v_scale, n, sight, group.s);
     this->template gather<float>(n, block, sight, group.s, sums, older);
   }

@@ -476,7 +476,8 @@ struct Rows {
   // would wait for memory otherwise.
   struct Next {
     int64_t b = 0, hkv = 0;
-    int64_t row = 0, rows = 0, step = 0;  // of the streams, one after the other; 0 rows: there is none
+    int64_t left = 0, step = 0;   // rows of all streams
+    int64_t stream = 0, row = 0;  // where it is
   };
 
   // In about so many steps.
@@ -484,20 +485,30 @@ struct Rows {
     const Span keys = tiling.keys(piece.b, piece.hkv);
     const int64_t all = streams.of_queries * tiling.rows() + streams.of_keys * (keys.end - keys.begin);
     steps = std::max<int64_t>(1, steps);
-    return {piece.b, piece.hkv, 0, all, (all + steps - 1) / steps};
+    return {piece.b, piece.hkv, all, (all + steps - 1) / steps};
   }
 
   void fetch(Next& next, const Streams& streams) const {
-    if (next.row >= next.rows) return;
-    const int64_t rows = tiling.rows(), queries = rows * streams.of_queries;
-    const Span seen = tiling.keys(next.b, next.hkv);
-    for (const int64_t end = std::min(next.rows, next.row + next.step); next.row < end; ++next.row) {
-      const bool of_query = next.row < queries;
-      const int64_t x = of_query ? next.row : next.row - queries, n = of_query ? rows : seen.end - seen.begin;
-      const ConstTensor& t = streams.tensors[(of_query ? 0 : streams.of_queries) + x / n];
-      const T* from = of_query ? head(t, next.b, head_of(next.hkv, x % n)) + query(x % n) * t.stride[2]
-                               : head(t, next.b, next.hkv) + (seen.begin + x % n) * t.stride[2];
-      for (int64_t d = 0; d < t.shape[3]; d += kCacheLine / static_cast<int64_t>(sizeof(T))) hwy::Prefetch(from + d);
+    int64_t rows = std::min(next.step, next.left);
+    next.left -= rows;
+    while (rows > 0) {
+      const bool of_query = next.stream < streams.of_queries;
+      const Span seen = of_query ? Span{0, tiling.rows()} : tiling.keys(next.b, next.hkv);
+      const int64_t now = std::min(rows, seen.end - seen.begin - next.row);
+      const ConstTensor& t = streams.tensors[next.stream];
+      const int64_t width = t.shape[3] * static_cast<int64_t>(sizeof(T));
+      for (int64_t x = seen.begin + next.row; x < seen.begin + next.row + now; ++x) {
+        const T* from =
+            head(t, next.b, of_query ? head_of(next.hkv, x) : next.hkv) + (of_query ? query(x) : x) * t.stride[2];
+        for (int64_t byte = 0; byte < width; byte += kCacheLine)
+          hwy::Prefetch(reinterpret_cast<const char*>(from) + byte);
+      }
+      rows -= now;
+      next.row += now;
+      if (seen.begin + next.row == seen.end) {
+        ++next.stream;
+        next.row = 0;
+      }
     }
   }
 

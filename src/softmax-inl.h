@@ -142,6 +142,23 @@ HWY_INLINE VF BiasOf(const Finish& how, int64_t j, Span span) {
   return hn::Load(d, some);
 }
 
+// s[0, width), whole vectors, becomes -inf outside the span. By whole vectors, too: a vector that is read before
+// numbers written into it one by one are in the cache waits for them, which cost a seventh of short sequences of ragged
+// lengths.
+inline void Exclude(float* s, Span span, int64_t width) {
+  const F d;
+  const VF excluded = hn::Set(d, -std::numeric_limits<float>::infinity());
+  if (span.begin >= span.end) span = {width, width};
+  for (int64_t j = 0; j < span.begin; j += kVector) {
+    const auto before = hn::FirstN(d, static_cast<size_t>(std::min(span.begin - j, kVector)));
+    hn::StoreU(hn::IfThenElse(before, excluded, hn::LoadU(d, s + j)), d, s + j);
+  }
+  for (int64_t j = span.end / kVector * kVector; j < width; j += kVector) {
+    const auto within = hn::FirstN(d, static_cast<size_t>(std::max<int64_t>(span.end - j, 0)));
+    hn::StoreU(hn::IfThenElse(within, hn::LoadU(d, s + j), excluded), d, s + j);
+  }
+}
+
 // s[0, width), whole vectors, in place, and what lies outside the span (within the width, or empty) becomes -inf. If
 // slope is given it gets the derivative of the cap, which the backward multiplies by; tanh gets what the cap is made
 // of; mod_slope, within the span, the derivative of the user's function.
@@ -173,10 +190,7 @@ inline void FinishScores(float* s, Span span, int64_t width, const Finish& how, 
     how.mod->apply(row, s + span.begin, mod_slope ? mod_slope + span.begin : nullptr);
     for (int64_t j = span.begin; j < span.end; ++j) s[j] *= kLog2e;
   }
-  constexpr float kExcluded = -std::numeric_limits<float>::infinity();
-  if (span.begin >= span.end) span = {width, width};
-  std::fill(s, s + span.begin, kExcluded);
-  std::fill(s + span.end, s + width, kExcluded);
+  Exclude(s, span, width);
 }
 
 // What a row does not see of t[0, width) becomes -inf; t is that of key `first`, a multiple of 16.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -12,6 +13,8 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "hwy/cache_control.h"
 
 namespace heed {
 namespace {
@@ -25,7 +28,26 @@ struct InsideATask {
   ~InsideATask() { inside_a_task = before; }
 };
 
-// Workers wait on a condition variable between calls. Indices are handed out by a counter; the caller works too.
+// How long a thread looks for work, or for the others' end, before it sleeps: about what waking it would take. Calls
+// that follow each other at once then wake nobody, and the scheduler has no occasion to wake two threads on one core.
+constexpr std::chrono::microseconds kSpin{50};
+
+// Whether `ready()` came true within kSpin.
+template <class Ready>
+bool spin_until(const Ready& ready) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (ready()) return true;
+      hwy::Pause();
+    }
+    std::this_thread::yield();  // to whoever else wants this core
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+// Indices are handed out by a counter; the caller works too. Nobody is waited for who has not come by the time the
+// counter has run out: on a busy machine that may be milliseconds later.
 class Pool final : public Executor {
  public:
   explicit Pool(int threads) {
@@ -49,19 +71,23 @@ class Pool final : public Executor {
       for (int64_t i = 0; i < tasks; ++i) task(context, i);
       return;
     }
+    task_ = task;
+    context_ = context;
+    tasks_ = tasks;
+    next_ = 0;
+    bool asleep = false;
     {
       std::lock_guard lock(mutex_);
-      task_ = task;
-      context_ = context;
-      tasks_ = tasks;
-      next_ = 0;
-      busy_ = static_cast<int>(workers_.size());
-      ++call_;
+      call_ = ++calls_;
+      asleep = sleeping_ > 0;
     }
-    wake_.notify_all();
+    if (asleep) wake_.notify_all();
     drain();
+    call_ = 0;
+    const auto left = [this] { return inside_ == 0; };
+    if (spin_until(left)) return;
     std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return busy_ == 0; });
+    done_.wait(lock, left);
   }
 
  private:
@@ -70,31 +96,45 @@ class Pool final : public Executor {
     for (int64_t i; (i = next_.fetch_add(1)) < tasks_;) task_(context_, i);
   }
 
-  void work() {
-    uint64_t seen = 0;
-    for (;;) {
-      {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return stop_ || call_ != seen; });
-        if (stop_) return;
-        seen = call_;
-      }
-      drain();
+  // Takes part in a call, unless it is over. The order of the four steps matters, here `inside_` before `call_` and in
+  // run() the other way round: either this sees that the call is over, or the caller sees that somebody is inside.
+  void join(uint64_t call) {
+    ++inside_;
+    if (call_ == call) drain();
+    if (--inside_ == 0 && call_ != call) {
       std::lock_guard lock(mutex_);
-      if (--busy_ == 0) done_.notify_one();
+      done_.notify_one();
+    }
+  }
+
+  void work() {
+    uint64_t seen = 0, call = 0;
+    const auto called = [&] { return stop_ || ((call = call_) != 0 && call != seen); };
+    for (;;) {
+      if (!spin_until(called)) {
+        std::unique_lock lock(mutex_);
+        ++sleeping_;
+        wake_.wait(lock, called);
+        --sleeping_;
+      }
+      if (stop_) return;
+      seen = call;
+      join(call);
     }
   }
 
   std::mutex turn_, mutex_;
   std::condition_variable wake_, done_;
   std::vector<std::thread> workers_;
-  bool stop_ = false;
-  uint64_t call_ = 0;
-  int busy_ = 0;
+  std::atomic<bool> stop_{false};
+  std::atomic<uint64_t> call_{0};  // the number of the one that runs; 0: none
+  std::atomic<int> inside_{0};     // workers that may be at one
+  std::atomic<int64_t> next_{0};
+  uint64_t calls_ = 0;  // so far
+  int sleeping_ = 0;    // under mutex_
   void (*task_)(void*, int64_t) = nullptr;
   void* context_ = nullptr;
   int64_t tasks_ = 0;
-  std::atomic<int64_t> next_{0};
 };
 
 int default_threads() {

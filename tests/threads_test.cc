@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <thread>
+#include <vector>
 
 namespace heed {
 namespace {
@@ -16,6 +18,34 @@ TEST(Threads, EveryIndexOnce) {
     parallel(nullptr, 1000, [&](int64_t i) { ++counts[i]; });
     for (const auto& c : counts) EXPECT_EQ(c, 1);
   }
+}
+
+// Workers that still look for work, that sleep, and that wake too late for a call that others have done.
+TEST(Threads, CallsAtOnceAndAfterAPause) {
+  for (const int threads : {2, 3, 8}) {
+    set_threads(threads);
+    for (int call = 0; call < 3000; ++call) {
+      const int64_t n = 2 + call % 9;
+      std::vector<std::atomic<int>> counts(n);
+      parallel(nullptr, n, [&](int64_t i) {
+        if (call % 7 == 0) std::this_thread::sleep_for(std::chrono::microseconds(i * 20));
+        ++counts[i];
+      });
+      for (const auto& c : counts) ASSERT_EQ(c, 1) << threads << " threads, call " << call;
+      if (call % 50 == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+  }
+}
+
+TEST(Threads, AWorkerThatSleepsIsWoken) {
+  set_threads(2);
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  std::atomic<int> there{0};
+  parallel(nullptr, 2, [&](int64_t) {
+    ++there;
+    for (int i = 0; i < 10000 && there < 2; ++i) std::this_thread::sleep_for(std::chrono::microseconds(500));
+    EXPECT_EQ(there, 2);  // each waits for the other
+  });
 }
 
 TEST(Threads, NestedAndConcurrentCalls) {
