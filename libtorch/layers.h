@@ -155,8 +155,9 @@ struct MultiHeadAttentionOptions {
 };
 
 // out = out_proj(heads of softmax(scale * q_proj(query) . k_proj(memory)) v_proj(memory)). Parameters have Hugging
-// Face's names: {q,k,v,out}_proj.{weight,bias}. Weights come back as [B, H, L, S]. Dropout on the output is the
-// caller's.
+// Face's names: {q,k,v,out}_proj.{weight,bias}, and start as torch.nn.MultiheadAttention's do: Glorot's uniform
+// distribution, q, k and v at sqrt(1/2) of its range, biases 0. Weights come back as [B, H, L, S]. Dropout on the
+// output is the caller's.
 class MultiHeadAttentionImpl : public torch::nn::Cloneable<MultiHeadAttentionImpl> {
  public:
   explicit MultiHeadAttentionImpl(MultiHeadAttentionOptions options);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -186,6 +187,22 @@ TEST(MultiHeadAttention, HasHuggingFacesNames) {
   torch::NoGradGuard no_grad;
   copy->q_proj->weight.zero_();
   EXPECT_FALSE(torch::equal(copy->forward(x, x).out, layer->forward(x, x).out));
+}
+
+// torch.nn.MultiheadAttention keeps q, k and v in one matrix [3E, E], which Glorot's rule gives sqrt(6 / 4E).
+TEST(MultiHeadAttention, StartsAsPyTorchsDoes) {
+  constexpr int64_t kWidth = 64;
+  torch::manual_seed(1);
+  MultiHeadAttention layer(MultiHeadAttentionOptions{.embed_dim = kWidth, .heads = 4});
+  const auto range = [](const torch::nn::Linear& linear) { return linear->weight.abs().max().item<double>(); };
+  const double three = std::sqrt(6.0 / (4 * kWidth)), alone = std::sqrt(6.0 / (2 * kWidth));
+  for (const auto& linear : {layer->q_proj, layer->k_proj, layer->v_proj}) {
+    EXPECT_LE(range(linear), three);
+    EXPECT_GT(range(linear), 0.99 * three);
+    EXPECT_EQ(linear->bias.abs().max().item<double>(), 0);
+  }
+  EXPECT_LE(range(layer->out_proj), alone);
+  EXPECT_GT(range(layer->out_proj), 0.99 * alone);
 }
 
 TEST(MultiHeadAttention, ErrorsNameTheNumbers) {
