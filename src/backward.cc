@@ -363,9 +363,9 @@ struct Backward : GradientRows<T> {
         return block(piece.b, piece.hkv, piece.part, head_memory(piece.b * p.Hkv + piece.hkv, worker), w);
       const Head mine = head_memory(0, worker);
       for (int64_t head = piece.part; head < piece.end; ++head) {
-        next = head + 1 < piece.end ? this->next_of({(head + 1) / p.Hkv, (head + 1) % p.Hkv, 0, 0}, streams,
-                                                    3 * back.blocks * rows / kGroup)
-                                    : Next();
+        next = head + 1 < piece.end
+                   ? this->next_of({(head + 1) / p.Hkv, (head + 1) % p.Hkv, 0, 0}, streams, back.blocks * rows)
+                   : Next();
         for (int64_t t = 0; t < tiles; ++t) start_tile(head / p.Hkv, head % p.Hkv, t, mine);
         for (int64_t c = 0; c < back.blocks; ++c) block(head / p.Hkv, head % p.Hkv, c, mine, w);
       }

@@ -51,10 +51,9 @@ struct Tiles : Rows<T> {
 
   int64_t most_rows() const { return tiling.tiles() == 0 ? 0 : tiling.tile(0, 0, 0).row1; }
 
-  // How often add_block fetches for a head, about: thrice for so many groups of rows.
-  int64_t fetches_of(const Piece& head) const {
-    const int64_t rows = std::max(tiling.rows(), tiling.pairs(head.b, head.hkv) / kBlockKeys);
-    return 3 * rows / kGroup;
+  // The head's rows, each counted as often as add_block has it against a block, about.
+  int64_t rows_by_blocks(const Piece& head) const {
+    return std::max(tiling.rows(), tiling.pairs(head.b, head.hkv) / kBlockKeys);
   }
 
   template <class ScoreOf>
@@ -62,7 +61,7 @@ struct Tiles : Rows<T> {
     for (int64_t h = piece.part; h < piece.end; ++h) {
       const Piece one{h / p.Hkv, h % p.Hkv, 0, 0}, after{(h + 1) / p.Hkv, (h + 1) % p.Hkv, 0, 0};
       Next next;
-      if (h + 1 < piece.end) next = this->next_of(after, streams, fetches_of(one));
+      if (h + 1 < piece.end) next = this->next_of(after, streams, rows_by_blocks(one));
       one_head<ScoreOf>(worker, one, next);
     }
   }

@@ -480,11 +480,11 @@ struct Rows {
     int64_t stream = 0, row = 0;  // where it is
   };
 
-  // In about so many steps.
-  Next next_of(const Piece& piece, const Streams& streams, int64_t steps) const {
+  // While so many rows of this head are computed, each block of keys counted anew: fetch is called thrice for a group.
+  Next next_of(const Piece& piece, const Streams& streams, int64_t rows) const {
     const Span keys = tiling.keys(piece.b, piece.hkv);
     const int64_t all = streams.of_queries * tiling.rows() + streams.of_keys * (keys.end - keys.begin);
-    steps = std::max<int64_t>(1, steps);
+    const int64_t steps = std::max<int64_t>(1, 3 * rows / kGroup);
     return {piece.b, piece.hkv, all, (all + steps - 1) / steps};
   }
 

@@ -206,7 +206,7 @@ class Training(Forward):
 class Heed:
     trains = True
 
-    waits = "Heed's pool sleeps between calls"
+    waits = "Heed's idle threads look for work for 50 microseconds, then sleep"
 
     def __init__(self) -> None:
         self.threads = options().threads
