@@ -25,6 +25,7 @@ struct TrainOptions {
   int64_t warmup = 400;  // steps of linear warm-up, at most a tenth of the budget; then cosine to 0 over minutes,
                          // epochs or steps, inverse square root if none is given
   double label_smoothing = 0.1;
+  double r_drop = 0;           // R-Drop's alpha (cross_entropy.h), needs dropout and twice the time; 0: none
   double weight_decay = 1e-4;  // AdamW
   double clip = 1.0;           // gradient norm
   // A running mean of the weights over about the last 1/average of the steps (adamw.h) is validated beside the weights,
