@@ -93,8 +93,8 @@ class Demo {
 
   int run() {
     const double start = now();
-    make_folder(options_.out);
-    make_folder(work_);
+    nn::make_folder(options_.out);
+    nn::make_folder(work_);
     step("The three steps of attention");
     page_.explanation = explain("hello world", "AI and deep learning");
     print(describe(page_.explanation, terminal_));
@@ -131,12 +131,6 @@ class Demo {
     print("\n" + style_.accent(style_.bold(std::to_string(++steps_) + "  " + title)) + "\n\n");
   }
 
-  static void make_folder(const std::string& path) {
-    std::error_code error;
-    fs::create_directories(path, error);
-    if (error) throw Error("cannot make the folder " + path + ": " + error.message());
-  }
-
   PicturesDemo pictures(double share) {
     if (fashion_.empty()) fashion_ = fashion_folder((fs::path(work_) / "debian").string());
     return {.data = fashion_, .work = work_, .minutes = share * options_.minutes, .seed = options_.seed};
@@ -150,7 +144,7 @@ class Demo {
 
   void collect() {
     const std::string folder = (fs::path(work_) / "debian").string();
-    make_folder(folder);
+    nn::make_folder(folder);
     Progress bar("Collecting");
     const translate::DebianText text = translate::collect_debian(
         translate::kDemoPackages, folder, [&](const std::string& package, int64_t done, int64_t total) {
@@ -207,7 +201,7 @@ class Demo {
     }
     for (const std::string& note : result_.notes) bar.note(note);
     bar.done(translate::training_summary(result_, train_));
-    for (const translate::TrainPoint& p : result_.curve) page_.curve.push_back({p.seconds, p.train_loss, p.valid_loss});
+    for (const nn::TrainPoint& p : result_.curve) page_.curve.push_back({p.seconds, p.train_loss, p.valid_loss});
     return true;
   }
 

@@ -54,8 +54,6 @@ constexpr int64_t kEnlarged = 8;  // times, so that a map over 28 x 28 pixels ca
 constexpr int64_t kSceneSide = 64;  // pixels
 constexpr int64_t kScenes = 6000, kTestScenes = 100, kShownScenes = 6;
 
-std::string percent(double share) { return fixed(100 * share, 1) + "%"; }
-
 std::string measure_first(classify::Model& model, const classify::PictureSet& set) {
   std::vector<int64_t> rows(static_cast<size_t>(std::min(kMeasured, set.count())));
   std::iota(rows.begin(), rows.end(), int64_t{0});
@@ -66,8 +64,8 @@ std::string measure_first(classify::Model& model, const classify::PictureSet& se
                            {thousands(done) + " pictures"}};
     });
   });
-  bar.done(thousands(measured.pictures) + " test pictures: " + percent(measured.accuracy()) + " told rightly");
-  return percent(measured.accuracy());
+  bar.done(thousands(measured.pictures) + " test pictures: " + percent(measured.accuracy(), 1) + " told rightly");
+  return percent(measured.accuracy(), 1);
 }
 
 // Views of the first test pictures: as they are, and where the network looked.
@@ -204,8 +202,8 @@ std::optional<PagePictures> demo_segment(const PicturesDemo& demo) {
                               {over(picture, found.labels), "found"},
                               {pictures::encode_png(pictures::heat_overlay(picture, found.maps[0].map[0])), "gate"}}});
   }
-  print(thousands(kTestScenes) + " test scenes: mean IoU " + percent(agreement.mean_iou()) + ", " +
-        percent(agreement.accuracy()) + " of the pixels told rightly\n");
+  print(thousands(kTestScenes) + " test scenes: mean IoU " + percent(agreement.mean_iou(), 1) + ", " +
+        percent(agreement.accuracy(), 1) + " of the pixels told rightly\n");
   page.title = "Where is what?";
   page.note = "A U-Net with attention gates (Oktay et al. 2018), " + thousands(result.parameters) +
               " parameters, saw " + thousands(result.seen) + " scenes of " + std::to_string(kSceneSide) + " x " +
@@ -215,8 +213,8 @@ std::optional<PagePictures> demo_segment(const PicturesDemo& demo) {
               " scenes of test pictures: mean IoU over the eleven classes. Below are the first " +
               std::to_string(kShownScenes) +
               " of these, with what is right, what it found, and what its finest gate let through.";
-  page.scores = {{"mean IoU, trained just now", percent(agreement.mean_iou())},
-                 {"pixels told rightly", percent(agreement.accuracy())}};
+  page.scores = {{"mean IoU, trained just now", percent(agreement.mean_iou(), 1)},
+                 {"pixels told rightly", percent(agreement.accuracy(), 1)}};
   for (size_t i = 1; i < palette.size(); ++i) {
     page.legend.push_back({test.classes.classes[i].name, palette[i].red, palette[i].green, palette[i].blue});
   }

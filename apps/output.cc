@@ -1,4 +1,4 @@
-// Standard output.
+// Standard output and standard error.
 #include "apps/output.h"
 
 #include <fcntl.h>
@@ -7,8 +7,11 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
+
+#include "apps/terminal.h"
 
 namespace heed::app {
 
@@ -35,6 +38,8 @@ void print(std::string_view text) {
     }
   }
 }
+
+void say(std::string_view line) { std::fprintf(stderr, "%s\n", printable(line).c_str()); }
 
 void check_folder_of(const std::string& path) {
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();

@@ -1,4 +1,5 @@
-// Standard output, for a program whose reader may leave early (`heed ... | head`) or whose disk may be full.
+// Standard output, for a program whose reader may leave early (`heed ... | head`) or whose disk may be full, and lines
+// to standard error.
 #pragma once
 
 #include <string>
@@ -15,6 +16,9 @@ void prepare_streams();
 
 // Writes all of the text to standard output, unbuffered. Throws ReaderGone, or heed::Error saying why it failed.
 void print(std::string_view text);
+
+// A line to standard error, with what cannot be printed replaced.
+void say(std::string_view line);
 
 // Throws heed::Error if a file cannot be made at this path for lack of its folder. An empty path is no file.
 void check_folder_of(const std::string& path);

@@ -163,6 +163,10 @@ std::string fixed(double x, int decimals) {
   return text;
 }
 
+std::string percent(double share, int decimals) {
+  return std::isfinite(share) ? fixed(100 * share, decimals) + "%" : "-";
+}
+
 std::string duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0) return "?";
   const long long s = std::llround(seconds);

@@ -35,6 +35,9 @@ std::string thousands(long long n);
 // "3.14": with so many decimals.
 std::string fixed(double x, int decimals);
 
+// "93.10%": a share with so many decimals; "-" if it is not finite.
+std::string percent(double share, int decimals = 2);
+
 // "4 s", "2 min 05 s", "1 h 02 min".
 std::string duration(double seconds);
 

@@ -1,9 +1,13 @@
 // Opening a folder to train into, and the move of the finished model.
 #include "apps/training_folder.h"
 
+#include <fcntl.h>
 #include <heed/attention.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -13,17 +17,9 @@
 #include "libtorch/trainer.h"
 
 namespace heed::app {
-namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-void make_folder(const std::string& path, std::error_code error = {}) {
-  if (!error) fs::create_directories(path, error);
-  if (error) throw Error("cannot make the folder " + path + ": " + error.message());
-}
-
-}  // namespace
 
 TrainingFolder::TrainingFolder(std::string out) : out_(std::move(out)) {
   if (out_.empty()) throw Error("there is no folder for the model; name one");
@@ -33,19 +29,35 @@ TrainingFolder::TrainingFolder(std::string out) : out_(std::move(out)) {
   }
 }
 
+TrainingFolder::~TrainingFolder() {
+  if (locked_ >= 0) ::close(locked_);
+}
+
+// On the folder itself, so that nothing is left behind, and gone with the process. A file system without such locks
+// goes without.
+void TrainingFolder::lock() {
+  if (locked_ < 0) locked_ = ::open(out_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (locked_ >= 0 && ::flock(locked_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    throw Error("another training is at work in " + out_ + "; wait for its end, or name another folder");
+  }
+}
+
 std::string TrainingFolder::work() const { return (fs::path(out_) / "checkpoint").string(); }
 std::string TrainingFolder::finished() const { return work() + "/model"; }
 std::string TrainingFolder::complete() const { return work() + "/complete.json"; }
 
-std::optional<json> TrainingFolder::open(const json& identity, bool resume) const {
+std::optional<json> TrainingFolder::open(const json& identity, bool resume) {
+  nn::make_folder(out_);
+  lock();
   std::error_code error;
   if (!resume) fs::remove_all(work(), error);
-  make_folder(work(), error);
+  if (error) throw Error("cannot remove " + work() + ": " + error.message());
+  nn::make_folder(work());
   if (fs::exists(complete())) {
     const json training = json::parse(nn::read_file(complete()), nullptr, /*allow_exceptions=*/false);
     install();
     if (training.is_object() && training.value("options", json()) == identity) return training;
-    make_folder(work());
+    nn::make_folder(work());
   }
   if (fs::exists(nn::checkpoint_path(work()))) {
     // Before anything slow: other options or data should be told at once.

@@ -176,6 +176,12 @@ void write_file(const std::string& path, const std::string& bytes) {
   write_file(path, [&](std::ostream& out) { out.write(bytes.data(), static_cast<std::streamsize>(bytes.size())); });
 }
 
+void make_folder(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) throw Error("cannot make the folder " + path + ": " + error.message());
+}
+
 std::string read_file(const std::string& path) {
   Temporary file{{}, ::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   struct stat status {};

@@ -16,6 +16,9 @@ namespace heed::nn {
 void write_file(const std::string& path, const std::function<void(std::ostream&)>& write);
 void write_file(const std::string& path, const std::string& bytes);
 
+// Makes the folder, and those it lies in, where they are not there. Throws heed::Error with the reason.
+void make_folder(const std::string& path);
+
 // The bytes of the file. Throws heed::Error when it is missing, a directory, or cannot be read.
 std::string read_file(const std::string& path);
 

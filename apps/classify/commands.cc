@@ -10,15 +10,14 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <system_error>
 
-#include "apps/boxed_model.h"
 #include "apps/classify/data.h"
 #include "apps/classify/measure.h"
 #include "apps/classify/model.h"
 #include "apps/classify/train.h"
 #include "apps/output.h"
+#include "apps/pictures/command.h"
 #include "apps/pictures/datasets.h"
 #include "apps/pictures/overlay.h"
 #include "apps/pictures/picture.h"
@@ -26,6 +25,8 @@
 #include "apps/processes.h"
 #include "apps/progress.h"
 #include "apps/terminal.h"
+#include "apps/training_command.h"
+#include "libtorch/files.h"
 #include "libtorch/processes.h"
 
 namespace heed::classify {
@@ -34,14 +35,12 @@ namespace {
 namespace fs = std::filesystem;
 using app::between;
 using app::fixed;
+using app::percent;
+using app::say;
 using app::thousands;
 using app::UsageError;
 using nlohmann::json;
 using pictures::Picture;
-
-void say(const std::string& line) { std::fprintf(stderr, "%s\n", app::printable(line).c_str()); }
-
-std::string percent(double share, int decimals = 2) { return fixed(100 * share, decimals) + "%"; }
 
 std::string dump(const nlohmann::ordered_json& j, int indent) {
   return j.dump(indent, ' ', false, json::error_handler_t::replace) + "\n";
@@ -173,12 +172,7 @@ void add_train(app::Program& program) {
         ->capture_default_str()
         ->group(group);
   };
-  const char* stop = "When to stop";
-  number("--minutes", o.minutes, 0, 1e6, "Stop after this many minutes of training; 0: no limit", stop);
-  number("--epochs", o.epochs, 0, app::kAnyCount, "Stop after this many passes over the pictures; 0: no limit", stop);
-  number("--steps", o.steps, 0, app::kAnyCount, "Stop after this many steps; 0: no limit", stop);
-  number("--patience", o.patience, 0, app::kAnyCount,
-         "Stop after this many validations without a better loss; 0: never", stop);
+  app::add_stop_options(command, o, "pictures");
 
   const char* model = "Model";
   NetworkOptions& n = o.network;
@@ -215,26 +209,16 @@ void add_train(app::Program& program) {
   number("--lr", o.learning_rate, 0, 100,
          "Peak learning rate of AdamW; 0: 0.002, with --from 0.0002, with --freeze-backbone 0.02", training);
   number("--label-smoothing", o.label_smoothing, 0, 0.99, "Probability spread over the other classes", training);
-  number("--weight-decay", o.weight_decay, 0, 100, "AdamW's weight decay", training);
-  number("--average", o.average, 0, 1000,
-         "The model is a running mean of the weights over the last 1/N of the steps; 0: off", training);
-  number("--validate-every", o.validate_every, 0, app::kAnyCount, "Steps between validations; 0: once an epoch",
-         training);
   number("--valid-pictures", o.valid_pictures, 1, app::kAnyCount, "Pictures held out to validate with, at most a tenth",
          training);
-  number("--checkpoint-seconds", o.checkpoint_seconds, 1, 86400, "Longest time between checkpoints", training);
-  number("--seed", o.seed, 0, 1.8e19, "Seed of everything random: the same seed gives the same model", training);
-  command->add_flag("--fresh", a->fresh, "Start anew, even if the folder holds a checkpoint to go on from")
-      ->group(training);
+  app::add_loop_options(command, o, a->fresh);
   app::add_process_options(command, a->processes);
   command->footer(
       "DATA is a folder whose folders are the classes, with PNG, JPEG, WebP or BMP files in them, at any depth; files\n"
       "that cannot be read are named and left out. Or it holds train-images-idx3-ubyte and train-labels-idx1-ubyte, "
-      "also\nwith .gz, as MNIST and Fashion-MNIST do.\n\n"
-      "The learning rate falls to 0 towards the end that --minutes, --epochs or --steps set, so give one of them; "
-      "without\n"
-      "one, --patience ends it. A run that is stopped, by Ctrl-C or a kill, goes on from its last checkpoint when the\n"
-      "same command is given again. A good model in the folder stays until a whole new one takes its place. It is in\n"
+      "also\nwith .gz, as MNIST and Fashion-MNIST do.\n\n" +
+      std::string(app::kTrainingHelp) +
+      " It is in\n"
       "Hugging Face's layout, and --from also takes their ViT and DeiT models.\n\n" +
       std::string(app::kProcessHelp) +
       "\n\n"
@@ -268,92 +252,50 @@ Picture shown(const Picture& picture, const pictures::Preprocess& preprocess) {
   return times > 1 ? pictures::resize(seen, times * seen.width, times * seen.height, pictures::Filter::nearest) : seen;
 }
 
-// DIR/NAME.attention.png, or NAME-2 and so on where pictures of several folders have one name.
-std::string overlay_path(const std::string& dir, const std::string& picture, std::set<std::string>& taken) {
-  const std::string stem = fs::path(picture).stem().string();
-  std::string name = stem;
-  for (int i = 2; !taken.insert(name).second; ++i) name = stem + "-" + std::to_string(i);
-  return (fs::path(dir) / (name + ".attention.png")).string();
-}
-
-// The folder that the user named before the pictures, or that of the model in the box.
-std::string take_model(std::vector<std::string>& files) {
-  std::error_code ignored;
-  if (fs::is_directory(files.front(), ignored)) {
-    const std::string dir = files.front();
-    files.erase(files.begin());
-    if (files.empty()) throw UsageError("there is a model, " + dir + ", and no picture to classify");
-    return dir;
-  }
-  const std::string boxed = app::boxed_model("fashion");
-  if (boxed.empty()) {
-    throw Error(files.front() +
-                " is no folder of a model, and models/fashion, the one that comes with heed, is not "
-                "there; name a model's folder first");
-  }
-  return boxed;
-}
-
 int classify_command(const ClassifyArguments& given) {
   ClassifyArguments arguments = given;
-  const std::string dir = take_model(arguments.files);
+  const std::string dir = pictures::take_model(arguments.files, "fashion", "classify");
   const std::shared_ptr<Model> model = load_model(dir);
   const bool wants_map = !arguments.attention.empty();
   if (wants_map) {
     if (!model->has_attention()) {
       throw Error(dir + " holds a network without attention; --attention-out is for cnn-cbam and vit");
     }
-    std::error_code error;
-    fs::create_directories(arguments.attention, error);
-    if (error) throw Error("cannot make the folder " + arguments.attention + ": " + error.message());
+    nn::make_folder(arguments.attention);
   }
   const torch::NoGradGuard no_grad;
   const auto top = std::min(arguments.top, static_cast<int64_t>(model->labels().size()));
-  std::set<std::string> taken;
-  size_t unread = 0;
-  for (const std::string& file : arguments.files) {
-    Picture picture;
-    try {
-      picture = pictures::read_picture(file, {.channels = model->channels()});
-    } catch (const Error& error) {
-      say(std::string("heed: ") + error.what());
-      ++unread;
-      continue;
-    }
-    Picture prepared = pictures::prepare(picture, model->preprocess());
-    const PictureSet one{.preprocess = model->preprocess(),
-                         .channels = prepared.channels,
-                         .height = prepared.height,
-                         .width = prepared.width,
-                         .bytes = std::move(prepared.bytes),
-                         .labels = {0}};
-    const int64_t row = 0;
-    const Seen seen = model->forward(make_batch(one, {&row, 1}), wants_map);
-    std::string overlay;
-    if (wants_map) {
-      overlay = overlay_path(arguments.attention, file, taken);
-      pictures::write_png(overlay, pictures::heat_overlay(shown(picture, model->preprocess()), seen.attention[0]));
-    }
+  pictures::Names names;
+  return pictures::each_picture(
+      arguments.files, model->channels(), [&](const std::string& file, const Picture& picture) {
+        Picture prepared = pictures::prepare(picture, model->preprocess());
+        const PictureSet one{.preprocess = model->preprocess(),
+                             .channels = prepared.channels,
+                             .height = prepared.height,
+                             .width = prepared.width,
+                             .bytes = std::move(prepared.bytes),
+                             .labels = {0}};
+        const int64_t row = 0;
+        const Seen seen = model->forward(make_batch(one, {&row, 1}), wants_map);
+        std::string overlay;
+        if (wants_map) {
+          overlay = (fs::path(arguments.attention) / (names.of(file) + ".attention.png")).string();
+          pictures::write_png(overlay, pictures::heat_overlay(shown(picture, model->preprocess()), seen.attention[0]));
+        }
 
-    const auto [probabilities, places] = seen.logits[0].to(torch::kFloat64).softmax(0).topk(top);
-    std::string text = app::printable(file) + "\n";
-    auto answers = nlohmann::ordered_json::array();
-    for (int64_t i = 0; i < top; ++i) {
-      const double probability = probabilities[i].item<double>();
-      const std::string& label = model->labels()[static_cast<size_t>(places[i].item<int64_t>())];
-      text += app::pad_left(percent(probability, 1), 8) + "  " + app::printable(label) + "\n";
-      answers.push_back({{"class", label}, {"probability", probability}});
-    }
-    nlohmann::ordered_json line{{"picture", file}, {"answers", answers}};
-    if (wants_map) line["attention"] = overlay;
-    app::print(arguments.json ? dump(line, -1) : text);
-  }
-  if (unread == 0) return app::kOk;
-  if (arguments.files.size() > 1) {
-    say("heed: " + std::to_string(unread) + " of " + std::to_string(arguments.files.size()) +
-        " pictures could not be read");
-  }
-  return app::kFailed;
+        const auto [probabilities, places] = seen.logits[0].to(torch::kFloat64).softmax(0).topk(top);
+        std::string text = app::printable(file) + "\n";
+        auto answers = nlohmann::ordered_json::array();
+        for (int64_t i = 0; i < top; ++i) {
+          const double probability = probabilities[i].item<double>();
+          const std::string& label = model->labels()[static_cast<size_t>(places[i].item<int64_t>())];
+          text += app::pad_left(percent(probability, 1), 8) + "  " + app::printable(label) + "\n";
+          answers.push_back({{"class", label}, {"probability", probability}});
+        }
+        nlohmann::ordered_json line{{"picture", file}, {"answers", answers}};
+        if (wants_map) line["attention"] = overlay;
+        app::print(arguments.json ? dump(line, -1) : text);
+      });
 }
 
 void add_classify(app::Program& program) {
@@ -441,32 +383,15 @@ void add_eval(app::Program& program) {
 
 std::function<void(const TrainProgress&)> show_training(app::Progress& bar) {
   return [&bar](const TrainProgress& p) {
-    if (p.loop.validated != nullptr) {
-      const nn::TrainPoint& point = *p.loop.validated;
-      bar.note("step " + thousands(point.step) + "  training loss " + fixed(point.train_loss, 3) +
-               "  validation loss " + fixed(point.valid_loss, 3) + "  accuracy " + percent(p.valid_accuracy) +
-               "  after " + app::duration(p.loop.seconds));
-    }
-    bar.update([&] {
-      return app::ProgressState{
-          p.loop.fraction,
-          {"step " + thousands(p.loop.step), "loss " + fixed(p.loop.loss, 3),
-           thousands(std::llround(p.loop.units_per_second)) + " pictures/s", "epoch " + fixed(p.loop.epoch, 1)},
-          p.loop.seconds_left};
-    });
+    app::show(bar, p.loop, p.loop.validated != nullptr ? "  accuracy " + percent(p.valid_accuracy) : "", "pictures");
   };
 }
 
 std::string training_summary(const TrainResult& result, const TrainOptions& options) {
-  const std::string steps = thousands(result.steps) + " steps";
-  if (result.interrupted) {
-    return "Interrupted after " + steps + "; the same command goes on from the checkpoint in " + options.out + ".";
-  }
-  return "Trained " + steps + " in " + app::duration(result.seconds) + ": " + thousands(result.parameters) +
-         " parameters" + (result.learning < result.parameters ? ", " + thousands(result.learning) + " of them" : "") +
-         ", " + thousands(result.train_pictures) + " pictures, best validation loss " +
-         fixed(result.best_valid_loss, 3) + ", accuracy " + percent(result.valid_accuracy) + " of " +
-         thousands(result.validation_pictures) + " held out. The model is in " + options.out + ".";
+  const std::string learning = result.learning < result.parameters ? thousands(result.learning) + " of them, " : "";
+  return app::training_summary(
+      result, options, learning + thousands(result.train_pictures) + " pictures",
+      ", accuracy " + percent(result.valid_accuracy) + " of " + thousands(result.validation_pictures) + " held out");
 }
 
 void add_commands(app::Program& program) {

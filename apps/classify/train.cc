@@ -6,101 +6,59 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <memory>
-#include <optional>
 #include <set>
-#include <sstream>
 #include <utility>
 
 #include "apps/classify/measure.h"
-#include "apps/training_folder.h"
 #include "libtorch/cross_entropy.h"
 #include "libtorch/splitmix.h"
 
 namespace heed::classify {
 namespace {
 
+using app::require;
 using nlohmann::json;
 using torch::Tensor;
 
-template <class T>
-void require(bool good, const char* what, T value, const char* rule) {
-  if (good) return;
-  std::ostringstream text;
-  text << what << " is " << value << "; " << rule;
-  throw Error(text.str());
-}
-
 void check_options(const TrainOptions& o) {
-  require(o.batch >= 1, "batch", o.batch, "it must be 1 picture at least");
+  o.check();
   require(o.label_smoothing >= 0 && o.label_smoothing < 1, "label_smoothing", o.label_smoothing,
           "it must be at least 0 and below 1");
-  require(o.valid_pictures >= 1, "valid_pictures", o.valid_pictures,
-          "at least 1 picture is needed to see whether training helps");
   require(o.augmentation.erase >= 0 && o.augmentation.erase <= 1, "erase", o.augmentation.erase,
           "it must be from 0 to 1");
-  if (o.freeze_backbone && o.from.empty()) {
-    throw Error("a backbone that has learned nothing cannot be frozen; name a model to go on from");
-  }
 }
 
 TrainOptions completed(TrainOptions o, const PictureSet& set) {
   if (o.augmentation.crop < 0) o.augmentation.crop = std::min(set.height, set.width) / 8;
-  if (o.learning_rate == 0) o.learning_rate = o.freeze_backbone ? 2e-2 : o.from.empty() ? 2e-3 : 2e-4;
+  o.complete();
   return o;
 }
 
 // ---- What must be equal for a checkpoint to go on ----
 
-// FNV-1a: notices other data and spreads pictures; it need not resist an attacker.
-constexpr uint64_t kFnv = 0xCBF29CE484222325u;
-template <class Bytes>
-uint64_t hashed(const Bytes& bytes, uint64_t hash = kFnv) {
-  for (const auto byte : bytes) hash = (hash ^ static_cast<uint8_t>(byte)) * 0x100000001B3u;
-  return hash;
-}
-
 std::string checksum(const PictureSet& set) {
-  uint64_t hash = hashed(set.bytes);
+  uint64_t hash = app::hashed(set.bytes);
   for (const int64_t label : set.labels) hash = nn::splitmix(hash, static_cast<uint64_t>(label));
-  for (const std::string& name : set.classes) hash = hashed(name + '\n', hash);
-  char text[64];
-  std::snprintf(text, sizeof text, "%lld (checksum %016llx)", static_cast<long long>(set.count()),
-                static_cast<unsigned long long>(hash));
-  return text;
+  for (const std::string& name : set.classes) hash = app::hashed(name + '\n', hash);
+  return app::with_checksum(set.count(), hash);
 }
 
 json identity_of(const PictureSet& set, const TrainOptions& o) {
-  return {{"task", "classify"},
-          {"pictures", checksum(set)},
-          {"height, width, channels", {set.height, set.width, set.channels}},
-          {"arch", o.from.empty() ? o.network.arch : ""},
-          {"width", o.network.width},
-          {"depth", o.network.depth},
-          {"patch", o.network.patch},
-          {"dropout", o.network.dropout},
-          {"from", o.from},
-          {"freeze_backbone", o.freeze_backbone},
-          {"crop", o.augmentation.crop},
-          {"flip", o.augmentation.flip},
-          {"erase", o.augmentation.erase},
-          {"batch", o.batch},
-          {"learning_rate", o.learning_rate},
-          {"warmup", o.warmup},
-          {"label_smoothing", o.label_smoothing},
-          {"weight_decay", o.weight_decay},
-          {"clip", o.clip},
-          {"average", o.average},
-          {"validate_every", o.validate_every},
-          {"valid_pictures", o.valid_pictures},
-          {"seed", o.seed}};
-}
-
-// What the processes that train together must have in common: beside that, when to stop.
-json common_to_all(json identity, const TrainOptions& o) {
-  identity.update({{"minutes", o.minutes}, {"epochs", o.epochs}, {"steps", o.steps}, {"patience", o.patience}});
+  json identity{{"task", "classify"},
+                {"pictures", checksum(set)},
+                {"height, width, channels", {set.height, set.width, set.channels}},
+                {"arch", o.from.empty() ? o.network.arch : ""},
+                {"width", o.network.width},
+                {"depth", o.network.depth},
+                {"patch", o.network.patch},
+                {"dropout", o.network.dropout},
+                {"crop", o.augmentation.crop},
+                {"flip", o.augmentation.flip},
+                {"erase", o.augmentation.erase},
+                {"label_smoothing", o.label_smoothing}};
+  o.add_to(identity);
   return identity;
 }
 
@@ -109,33 +67,20 @@ json common_to_all(json identity, const TrainOptions& o) {
 class Task : public nn::TrainingTask {
  public:
   Task(Model& model, const PictureSet& set, const Split& split, const TrainOptions& options)
-      : model_(model), group_(options.processes), set_(set), options_(options), order_(split.train) {
-    const auto rank = static_cast<size_t>(group_ != nullptr ? group_->rank() : 0);
-    const auto world = static_cast<size_t>(group_ != nullptr ? group_->world() : 1);
-    for (size_t i = rank; i < split.held_out.size(); i += world) validation_.push_back(split.held_out[i]);
-  }
+      : model_(model),
+        group_(options.processes),
+        set_(set),
+        options_(options),
+        order_(split.train, options),
+        validation_(pictures::share_of(split.held_out, group_)) {}
 
-  // Sorted by a hash of seed, pass and picture, so that a pass does not depend on those before.
-  int64_t start_epoch(int64_t epoch) override {
-    const uint64_t seed = nn::splitmix(options_.seed, static_cast<uint64_t>(epoch) + 1);
-    std::vector<std::pair<uint64_t, int64_t>> keyed;
-    for (const int64_t row : order_) keyed.emplace_back(nn::splitmix(seed, static_cast<uint64_t>(row)), row);
-    std::sort(keyed.begin(), keyed.end());
-    std::transform(keyed.begin(), keyed.end(), order_.begin(), [](const auto& pair) { return pair.second; });
-    const auto n = static_cast<int64_t>(order_.size());
-    steps_ = (n + options_.batch - 1) / options_.batch;
-    return steps_;
-  }
+  int64_t start_epoch(int64_t epoch) override { return order_.start_epoch(epoch); }
 
   nn::StepLoss loss(int64_t index) override {
-    const auto n = static_cast<int64_t>(order_.size());
-    const int64_t rank = group_ != nullptr ? group_->rank() : 0, world = group_ != nullptr ? group_->world() : 1;
-    std::vector<int64_t> rows, labels;
-    for (int64_t i = index * n / steps_ + rank; i < (index + 1) * n / steps_; i += world) {
-      rows.push_back(order_[static_cast<size_t>(i)]);
-      labels.push_back(set_.labels[static_cast<size_t>(rows.back())]);
-    }
+    const std::vector<int64_t> rows = order_.step(index);
     if (rows.empty()) return {};
+    std::vector<int64_t> labels;
+    for (const int64_t row : rows) labels.push_back(set_.labels[static_cast<size_t>(row)]);
     const Tensor logits = model_.forward(make_batch(set_, rows, options_.augmentation)).logits;
     const auto result =
         nn::cross_entropy(logits, torch::tensor(labels, torch::kInt64), {.smoothing = options_.label_smoothing});
@@ -165,30 +110,10 @@ class Task : public nn::TrainingTask {
   nn::Processes* group_;
   const PictureSet& set_;
   const TrainOptions& options_;
-  std::vector<int64_t> order_, validation_;
-  int64_t steps_ = 0;
+  pictures::Order order_;
+  std::vector<int64_t> validation_;
   double accuracy_ = 0, accuracy_loss_ = std::numeric_limits<double>::infinity();
 };
-
-nn::TrainerOptions trainer_options(const TrainOptions& o, const std::string& work, json identity) {
-  nn::TrainerOptions t;
-  t.minutes = o.minutes;
-  t.epochs = o.epochs;
-  t.steps = o.steps;
-  t.patience = o.patience;
-  t.learning_rate = o.learning_rate;
-  t.warmup = o.warmup;
-  t.optimizer.weight_decay = o.weight_decay;
-  t.optimizer.clip = o.clip;
-  t.optimizer.average = o.average;
-  t.validate_every = o.validate_every;
-  t.checkpoint = work;
-  t.checkpoint_seconds = o.checkpoint_seconds;
-  t.resume = o.resume;
-  t.identity = std::move(identity);
-  t.processes = o.processes;
-  return t;
-}
 
 // ---- The model ----
 
@@ -221,42 +146,17 @@ std::shared_ptr<Model> start_model(PictureSet& set, const TrainOptions& o, Train
   return model;
 }
 
-json finite(double x) { return std::isfinite(x) ? json(x) : json(nullptr); }
-
 json to_json(const TrainResult& r) {
-  json curve = json::array();
-  for (const nn::TrainPoint& p : r.curve) {
-    curve.push_back({{"step", p.step},
-                     {"seconds", p.seconds},
-                     {"train_loss", finite(p.train_loss)},
-                     {"valid_loss", finite(p.valid_loss)}});
-  }
-  return {{"steps", r.steps},
-          {"parameters", r.parameters},
-          {"learning", r.learning},
-          {"train_pictures", r.train_pictures},
-          {"validation_pictures", r.validation_pictures},
-          {"seen", r.seen},
-          {"seconds", r.seconds},
-          {"best_valid_loss", r.best_valid_loss},
-          {"valid_accuracy", r.valid_accuracy},
-          {"notes", r.notes},
-          {"curve", curve}};
+  json j = r.to_json();
+  j["valid_accuracy"] = r.valid_accuracy;
+  return j;
 }
 
-// Without the curve, which stays in training.json.
 TrainResult result_from_json(const json& j) {
   TrainResult r;
-  r.steps = j.at("steps").get<int64_t>();
-  r.parameters = j.at("parameters").get<int64_t>();
-  r.learning = j.at("learning").get<int64_t>();
-  r.train_pictures = j.at("train_pictures").get<int64_t>();
-  r.validation_pictures = j.at("validation_pictures").get<int64_t>();
-  r.seen = j.at("seen").get<int64_t>();
-  r.seconds = j.at("seconds").get<double>();
-  r.best_valid_loss = j.at("best_valid_loss").get<double>();
+  if (j.is_null()) return r;
+  r.read(j);
   r.valid_accuracy = j.at("valid_accuracy").get<double>();
-  r.notes = j.at("notes").get<std::vector<std::string>>();
   return r;
 }
 
@@ -269,7 +169,7 @@ Split split(const PictureSet& set, int64_t valid_pictures) {
   std::set<int64_t> known;
   std::set<uint64_t> firsts;  // of the classes
   for (int64_t i = 0; i < set.count(); ++i) {
-    hashes.push_back(nn::splitmix(hashed(set.picture(i))));  // FNV's high bits hardly know the last pixels
+    hashes.push_back(nn::splitmix(app::hashed(set.picture(i))));  // FNV's high bits hardly know the last pixels
     if (known.insert(set.labels[static_cast<size_t>(i)]).second) firsts.insert(hashes.back());
   }
   // Of few pictures perhaps none is below the fraction: then it is the one with the smallest hash.
@@ -295,10 +195,7 @@ TrainResult train(PictureSet set, const TrainOptions& given,
                   const std::function<void(const TrainProgress&)>& progress) {
   const TrainOptions options = completed(given, set);
   check_options(options);
-  const app::TrainingFolder folder(options.out);
-  const json identity = identity_of(set, options);
-  const nn::TrainerOptions trainer = trainer_options(options, folder.work(), identity);
-  nn::check_options(trainer);
+  app::Training training(options, identity_of(set, options));
 
   torch::manual_seed(options.seed);
   TrainResult result;
@@ -306,40 +203,27 @@ TrainResult train(PictureSet set, const TrainOptions& given,
   const Split rows = split(set, options.valid_pictures);
   result.train_pictures = static_cast<int64_t>(rows.train.size());
   result.validation_pictures = static_cast<int64_t>(rows.held_out.size());
-  for (const Tensor& parameter : model->parameters()) {
-    result.parameters += parameter.numel();
-    if (parameter.requires_grad()) result.learning += parameter.numel();
-  }
-
-  nn::Processes* const group = options.processes;
-  const bool leader = group == nullptr || group->rank() == 0;
-  if (group != nullptr) group->agree(common_to_all(identity, options));
-  std::optional<json> finished;
-  if (leader) finished = folder.open(identity, options.resume);
-  if (group != nullptr && group->tell(finished ? "finished" : "") == "finished" && !leader) return {};
-  if (finished) return result_from_json(*finished);
+  result.count(*model);
+  if (const auto finished = training.begin()) return result_from_json(*finished);
 
   Task task(*model, set, rows, options);
-  const nn::TrainSummary summary = nn::train(*model, task, trainer, [&](const nn::TrainProgress& p) {
-    const double accuracy = p.validated != nullptr ? task.take_accuracy() : 0;
-    if (progress) progress({p, accuracy});
-  });
-  result.steps = summary.steps;
-  result.seen = summary.units;
-  result.seconds = summary.seconds;
-  result.best_valid_loss = summary.best_valid_loss;
-  result.interrupted = summary.interrupted;
-  result.curve = summary.curve;
+  result.seen = training.run(
+      *model, task,
+      [&](const nn::TrainProgress& p) {
+        const double accuracy = p.validated != nullptr ? task.take_accuracy() : 0;
+        if (progress) progress({p, accuracy});
+      },
+      result);
   if (!result.interrupted) {
     torch::NoGradGuard no_grad;
     task.validate();  // of the weights that were kept, which may be of an earlier validation
     result.valid_accuracy = task.take_accuracy();
-    if (leader) {
-      model->save(folder.finished());
-      folder.finish(to_json(result), identity);
+    if (training.leads()) {
+      model->save(training.folder().finished());
+      training.finish(to_json(result));
     }
   }
-  if (group != nullptr) group->tell("");  // nobody ends well before the model is safe
+  training.end();
   return result;
 }
 

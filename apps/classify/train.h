@@ -3,40 +3,20 @@
 
 #include <cstdint>
 #include <functional>
-#include <string>
-#include <vector>
 
 #include "apps/classify/data.h"
 #include "apps/classify/model.h"
-#include "libtorch/processes.h"
-#include "libtorch/trainer.h"
+#include "apps/pictures/training.h"
 
 namespace heed::classify {
 
-struct TrainOptions {
-  std::string out;               // the model folder; made if absent. A good model in it is replaced at the end
-  NetworkOptions network = {};   // of a new model
-  std::string from;              // or the folder of a model to go on from, with a new head if its classes are others
-  bool freeze_backbone = false;  // with `from`: only the head learns
+struct TrainOptions : pictures::TrainingOptions {
+  NetworkOptions network = {};  // of a new model
   // crop below 0: an eighth of the pictures' side, as for CIFAR (4 of 32).
   Augmentation augmentation = {.crop = -1, .flip = true, .erase = 0.25};
-  double minutes = 0;        // stop after this much training time over all resumed runs; 0: no limit
-  int64_t epochs = 0;        // stop after this many passes; 0: no limit (one of the four ends it)
-  int64_t steps = 0;         // stop after this many steps; 0: no limit
-  int64_t patience = 10;     // validations without a better loss before stopping; 0: never
-  int64_t batch = 128;       // pictures in a batch, about: the batches of a pass are of one size, give or take one
-  double learning_rate = 0;  // peak; 0: 2e-3, with `from` 2e-4, with a frozen backbone 2e-2
-  int64_t warmup = 400;      // steps, at most a tenth of the budget; then as in translate/train.h
   double label_smoothing = 0.1;
-  double weight_decay = 0.05;     // AdamW
-  double clip = 1.0;              // gradient norm
-  int64_t average = 10;           // the running mean of the weights: see nn::AdamWOptions
-  int64_t validate_every = 0;     // steps; 0: once an epoch
-  int64_t valid_pictures = 2000;  // held out to validate with, at most a tenth
-  uint64_t seed = 1;
-  double checkpoint_seconds = 30;
-  bool resume = true;                  // go on from out/checkpoint if there is one; false: remove it and start over
-  nn::Processes* processes = nullptr;  // those that train this model together; null: this one alone
+
+  TrainOptions() { patience = 10, batch = 128, warmup = 400, valid_pictures = 2000; }
 };
 
 // A report of nn::train, whose units are pictures.
@@ -45,26 +25,14 @@ struct TrainProgress {
   double valid_accuracy = 0;  // where it validated: of the better of the weights and their running mean
 };
 
-struct TrainResult {
-  int64_t steps = 0;
-  int64_t parameters = 0;           //
-  int64_t learning = 0;             // of them, those that were trained
-  int64_t train_pictures = 0;       //
-  int64_t validation_pictures = 0;  //
-  int64_t seen = 0;                 // pictures trained on, all passes together
-  double seconds = 0;
-  double best_valid_loss = 0;         // mean negative log-likelihood of a held-out picture, without smoothing
-  double valid_accuracy = 0;          // of the same weights
-  bool interrupted = false;           // by Ctrl-C: a checkpoint was saved and the same command goes on from it
-  std::vector<std::string> notes;     // sentences the user should read
-  std::vector<nn::TrainPoint> curve;  // also kept in out/training.json
+// best_valid_loss: mean negative log-likelihood of a held-out picture, without smoothing.
+struct TrainResult : pictures::TrainingResult {
+  double valid_accuracy = 0;  // of the same weights
 };
 
 // Which pictures train and which validate, by a hash of the pictures, so that equal ones are on one side. A class's
 // first picture always trains. Throws heed::Error if that leaves none to validate with.
-struct Split {
-  std::vector<int64_t> train, held_out;
-};
+using pictures::Split;
 Split split(const PictureSet& set, int64_t valid_pictures);
 
 // Trains on the pictures, which were prepared as the model wants them: for `from` as that folder says. Leaves in

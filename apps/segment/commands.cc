@@ -10,12 +10,11 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <system_error>
 #include <utility>
 
-#include "apps/boxed_model.h"
 #include "apps/output.h"
+#include "apps/pictures/command.h"
 #include "apps/pictures/datasets.h"
 #include "apps/pictures/overlay.h"
 #include "apps/pictures/picture.h"
@@ -26,6 +25,8 @@
 #include "apps/segment/measure.h"
 #include "apps/segment/model.h"
 #include "apps/terminal.h"
+#include "apps/training_command.h"
+#include "libtorch/files.h"
 #include "libtorch/processes.h"
 
 namespace heed::segment {
@@ -34,27 +35,16 @@ namespace {
 namespace fs = std::filesystem;
 using app::between;
 using app::fixed;
+using app::percent;
+using app::say;
 using app::thousands;
 using app::UsageError;
 using nlohmann::json;
 using pictures::Labels;
 using pictures::Picture;
 
-void say(const std::string& line) { std::fprintf(stderr, "%s\n", app::printable(line).c_str()); }
-
-std::string percent(double share, int decimals = 2) {
-  return std::isfinite(share) ? fixed(100 * share, decimals) + "%" : "-";
-}
-
 std::string dump(const nlohmann::ordered_json& j, int indent) {
   return j.dump(indent, ' ', false, json::error_handler_t::replace) + "\n";
-}
-
-void make_folder(const std::string& dir) {
-  if (dir.empty()) return;
-  std::error_code error;
-  fs::create_directories(dir, error);
-  if (error) throw Error("cannot make the folder " + dir + ": " + error.message());
 }
 
 // What masks hold: the classes' values where they are numbered, so that a mask can be laid beside those it was learned
@@ -70,21 +60,6 @@ void write_mask(const std::string& path, const Labels& labels, const pictures::C
   for (uint16_t& value : values.values) value = static_cast<uint16_t>(classes.classes[value].value);
   pictures::write_labels(path, values, palette);
 }
-
-// Names for what is written about each picture: its own without the ending, or NAME-2 and so on where pictures of
-// several folders have one name.
-class Names {
- public:
-  std::string of(const std::string& picture) {
-    const std::string stem = fs::path(picture).stem().string();
-    std::string name = stem;
-    for (int i = 2; !taken_.insert(name).second; ++i) name = stem + "-" + std::to_string(i);
-    return name;
-  }
-
- private:
-  std::set<std::string> taken_;
-};
 
 // ---- heed train segment ----
 
@@ -157,12 +132,7 @@ void add_train(app::Program& program) {
         ->capture_default_str()
         ->group(group);
   };
-  const char* stop = "When to stop";
-  number("--minutes", o.minutes, 0, 1e6, "Stop after this many minutes of training; 0: no limit", stop);
-  number("--epochs", o.epochs, 0, app::kAnyCount, "Stop after this many passes over the pictures; 0: no limit", stop);
-  number("--steps", o.steps, 0, app::kAnyCount, "Stop after this many steps; 0: no limit", stop);
-  number("--patience", o.patience, 0, app::kAnyCount,
-         "Stop after this many validations without a better loss; 0: never", stop);
+  app::add_stop_options(command, o, "pictures");
 
   const char* model = "Model";
   NetworkOptions& n = o.network;
@@ -209,31 +179,21 @@ void add_train(app::Program& program) {
   number("--batch", o.batch, 1, 1e6, "Pictures in a batch", training);
   number("--lr", o.learning_rate, 0, 100,
          "Peak learning rate of AdamW; 0: 0.002, with --from 0.0002, with --freeze-backbone 0.02", training);
-  number("--weight-decay", o.weight_decay, 0, 100, "AdamW's weight decay", training);
-  number("--average", o.average, 0, 1000,
-         "The model is a running mean of the weights over the last 1/N of the steps; 0: off", training);
-  number("--validate-every", o.validate_every, 0, app::kAnyCount, "Steps between validations; 0: once an epoch",
-         training);
   number("--valid-pictures", o.valid_pictures, 1, app::kAnyCount, "Pictures held out to validate with, at most a tenth",
          training);
   number("--shorter-side", a->shorter_side, 16, 8192, "Larger pictures are made smaller, to this shorter side",
          training);
-  number("--checkpoint-seconds", o.checkpoint_seconds, 1, 86400, "Longest time between checkpoints", training);
-  number("--seed", o.seed, 0, 1.8e19, "Seed of everything random: the same seed gives the same model", training);
-  command->add_flag("--fresh", a->fresh, "Start anew, even if the folder holds a checkpoint to go on from")
-      ->group(training);
+  app::add_loop_options(command, o, a->fresh);
   app::add_process_options(command, a->processes);
   command->footer(
       "A picture's mask has its name and its size: a PNG whose numbers are classes, or one that is painted. --classes\n"
       "is a file with a class on each line, and behind tabs, where wanted, its colour (#rrggbb) for painted masks,\n"
       "\"value 255\" for another number than the line's, counted from 0, and \"ignored\" for what shall not count. "
       "Pairs\n"
-      "that cannot be read are named and left out; a mask with other values or of another size is an error.\n\n"
-      "The learning rate falls to 0 towards the end that --minutes, --epochs or --steps set, so give one of them; "
-      "without\n"
-      "one, --patience ends it. A run that is stopped, by Ctrl-C or a kill, goes on from its last checkpoint when the\n"
-      "same command is given again. The model's folder is in Hugging Face's layout, with classes.txt beside; --from\n"
-      "also takes their SegFormers.\n\n" +
+      "that cannot be read are named and left out; a mask with other values or of another size is an error.\n\n" +
+      std::string(app::kTrainingHelp) +
+      " It is in\n"
+      "Hugging Face's layout, with classes.txt beside; --from also takes their SegFormers.\n\n" +
       std::string(app::kProcessHelp) +
       "\n\n"
       "Examples:\n"
@@ -256,82 +216,52 @@ struct SegmentArguments {
   bool json = false;
 };
 
-// The folder that the user named before the pictures, or that of the model in the box.
-std::string take_model(std::vector<std::string>& files) {
-  std::error_code ignored;
-  if (fs::is_directory(files.front(), ignored)) {
-    const std::string dir = files.front();
-    files.erase(files.begin());
-    if (files.empty()) throw UsageError("there is a model, " + dir + ", and no picture to segment");
-    return dir;
-  }
-  const std::string boxed = app::boxed_model("nuclei");
-  if (boxed.empty()) {
-    throw Error(files.front() +
-                " is no folder of a model, and models/nuclei, the one that comes with heed, is not there; name a "
-                "model's folder first");
-  }
-  return boxed;
-}
-
 int segment_command(const SegmentArguments& given) {
   SegmentArguments arguments = given;
-  const std::string dir = take_model(arguments.files);
+  const std::string dir = pictures::take_model(arguments.files, "nuclei", "segment");
   const std::shared_ptr<Model> model = load_model(dir);
   arguments.infer.attention = !arguments.attention.empty();
   if (arguments.infer.attention && !model->has_attention()) {
     throw Error(dir + " holds a network without attention; --attention-out is for unet-ag and segformer");
   }
-  for (const std::string& folder : {arguments.masks, arguments.overlays, arguments.attention}) make_folder(folder);
-  Names names;
-  size_t unread = 0;
-  for (const std::string& file : arguments.files) {
-    Picture picture;
-    try {
-      picture = pictures::read_picture(file, {.channels = model->channels()});
-    } catch (const Error& error) {
-      say(std::string("heed: ") + error.what());
-      ++unread;
-      continue;
-    }
-    const Segmented answer = segment(*model, picture, 0, 0, arguments.infer);
-    const std::string name = names.of(file);
-    nlohmann::ordered_json line{{"picture", file}};
-    if (!arguments.masks.empty()) {
-      line["mask"] = (fs::path(arguments.masks) / (name + ".png")).string();
-      write_mask(line["mask"], answer.labels, model->classes());
-    }
-    if (!arguments.overlays.empty()) {
-      line["overlay"] = (fs::path(arguments.overlays) / (name + ".overlay.png")).string();
-      pictures::write_png(line["overlay"], overlay_of(picture, answer.labels, model->classes()));
-    }
-    for (const AttentionMap& map : answer.maps) {
-      const std::string path = (fs::path(arguments.attention) / (name + "." + map.name + ".png")).string();
-      pictures::write_png(path, pictures::heat_overlay(picture, map.map[0]));
-      line["attention"].push_back(path);
-    }
+  for (const std::string& folder : {arguments.masks, arguments.overlays, arguments.attention}) {
+    if (!folder.empty()) nn::make_folder(folder);
+  }
+  pictures::Names names;
+  return pictures::each_picture(
+      arguments.files, model->channels(), [&](const std::string& file, const Picture& picture) {
+        const Segmented answer = segment(*model, picture, 0, 0, arguments.infer);
+        const std::string name = names.of(file);
+        nlohmann::ordered_json line{{"picture", file}};
+        if (!arguments.masks.empty()) {
+          line["mask"] = (fs::path(arguments.masks) / (name + ".png")).string();
+          write_mask(line["mask"], answer.labels, model->classes());
+        }
+        if (!arguments.overlays.empty()) {
+          line["overlay"] = (fs::path(arguments.overlays) / (name + ".overlay.png")).string();
+          pictures::write_png(line["overlay"], overlay_of(picture, answer.labels, model->classes()));
+        }
+        for (const AttentionMap& map : answer.maps) {
+          const std::string path = (fs::path(arguments.attention) / (name + "." + map.name + ".png")).string();
+          pictures::write_png(path, pictures::heat_overlay(picture, map.map[0]));
+          line["attention"].push_back(path);
+        }
 
-    std::vector<std::pair<double, size_t>> shares;
-    for (size_t i = 0; i < model->classes().classes.size(); ++i) shares.push_back({0, i});
-    for (const uint16_t label : answer.labels.values) shares[label].first += 1;
-    std::stable_sort(shares.begin(), shares.end(), [](const auto& x, const auto& y) { return x.first > y.first; });
-    std::string text = app::printable(file) + "\n";
-    auto classes = nlohmann::ordered_json::array();
-    for (const auto& [pixels, label] : shares) {
-      const double share = pixels / static_cast<double>(answer.labels.values.size());
-      const std::string& class_name = model->classes().classes[label].name;
-      if (pixels > 0) text += app::pad_left(percent(share, 1), 8) + "  " + app::printable(class_name) + "\n";
-      classes.push_back({{"class", class_name}, {"share", share}});
-    }
-    line["classes"] = classes;
-    app::print(arguments.json ? dump(line, -1) : text);
-  }
-  if (unread == 0) return app::kOk;
-  if (arguments.files.size() > 1) {
-    say("heed: " + std::to_string(unread) + " of " + std::to_string(arguments.files.size()) +
-        " pictures could not be read");
-  }
-  return app::kFailed;
+        std::vector<std::pair<double, size_t>> shares;
+        for (size_t i = 0; i < model->classes().classes.size(); ++i) shares.push_back({0, i});
+        for (const uint16_t label : answer.labels.values) shares[label].first += 1;
+        std::stable_sort(shares.begin(), shares.end(), [](const auto& x, const auto& y) { return x.first > y.first; });
+        std::string text = app::printable(file) + "\n";
+        auto classes = nlohmann::ordered_json::array();
+        for (const auto& [pixels, label] : shares) {
+          const double share = pixels / static_cast<double>(answer.labels.values.size());
+          const std::string& class_name = model->classes().classes[label].name;
+          if (pixels > 0) text += app::pad_left(percent(share, 1), 8) + "  " + app::printable(class_name) + "\n";
+          classes.push_back({{"class", class_name}, {"share", share}});
+        }
+        line["classes"] = classes;
+        app::print(arguments.json ? dump(line, -1) : text);
+      });
 }
 
 void add_segment(app::Program& program) {
@@ -398,9 +328,9 @@ int eval_command(const EvalArguments& arguments) {
   }
   const pictures::MaskPairs found = pictures::find_mask_pairs(arguments.images, arguments.masks);
   say(found.summary());
-  make_folder(arguments.out);
+  if (!arguments.out.empty()) nn::make_folder(arguments.out);
   Agreement agreement(model->count());
-  Names names;
+  pictures::Names names;
   app::Progress bar("Measuring");
   const auto start = std::chrono::steady_clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
@@ -484,31 +414,15 @@ void add_eval(app::Program& program) {
 
 std::function<void(const TrainProgress&)> show_training(app::Progress& bar) {
   return [&bar](const TrainProgress& p) {
-    if (p.loop.validated != nullptr) {
-      const nn::TrainPoint& point = *p.loop.validated;
-      bar.note("step " + thousands(point.step) + "  training loss " + fixed(point.train_loss, 3) +
-               "  validation loss " + fixed(point.valid_loss, 3) + "  mean IoU " + percent(p.valid_mean_iou) +
-               "  after " + app::duration(p.loop.seconds));
-    }
-    bar.update([&] {
-      return app::ProgressState{p.loop.fraction,
-                                {"step " + thousands(p.loop.step), "loss " + fixed(p.loop.loss, 3),
-                                 fixed(p.loop.units_per_second, 1) + " pictures/s", "epoch " + fixed(p.loop.epoch, 1)},
-                                p.loop.seconds_left};
-    });
+    app::show(bar, p.loop, p.loop.validated != nullptr ? "  mean IoU " + percent(p.valid_mean_iou) : "", "pictures");
   };
 }
 
 std::string training_summary(const TrainResult& result, const TrainOptions& options) {
-  const std::string steps = thousands(result.steps) + " steps";
-  if (result.interrupted) {
-    return "Interrupted after " + steps + "; the same command goes on from the checkpoint in " + options.out + ".";
-  }
-  return "Trained " + steps + " in " + app::duration(result.seconds) + ": " + thousands(result.parameters) +
-         " parameters" + (result.learning < result.parameters ? ", " + thousands(result.learning) + " of them" : "") +
-         ", " + thousands(result.train_pictures) + " pictures, best validation loss " +
-         fixed(result.best_valid_loss, 3) + ", mean IoU " + percent(result.valid_mean_iou) + " on " +
-         thousands(result.validation_pictures) + " held out. The model is in " + options.out + ".";
+  const std::string learning = result.learning < result.parameters ? thousands(result.learning) + " of them, " : "";
+  return app::training_summary(
+      result, options, learning + thousands(result.train_pictures) + " pictures",
+      ", mean IoU " + percent(result.valid_mean_iou) + " on " + thousands(result.validation_pictures) + " held out");
 }
 
 void add_commands(app::Program& program) {

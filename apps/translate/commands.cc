@@ -13,6 +13,7 @@
 #include "apps/output.h"
 #include "apps/processes.h"
 #include "apps/terminal.h"
+#include "apps/training_command.h"
 #include "apps/translate/convert.h"
 #include "apps/translate/infer.h"
 #include "apps/translate/metrics.h"
@@ -28,10 +29,9 @@ namespace {
 using app::between;
 using app::check_folder_of;
 using app::fixed;
+using app::say;
 using app::thousands;
 using app::UsageError;
-
-void say(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
 
 // Where sentence pairs come from: any number of pair files, or two files line by line.
 struct PairSource {
@@ -144,14 +144,7 @@ void add_train(app::Program& program) {
   const auto number = [&](const char* name, auto& value, double low, double high, const char* what) {
     return command->add_option(name, value, what)->type_name("N")->check(between(low, high))->capture_default_str();
   };
-  number("--minutes", o.minutes, 0, 1e6, "Stop after this many minutes of training; 0: no limit")
-      ->group("When to stop");
-  number("--epochs", o.epochs, 0, app::kAnyCount, "Stop after this many passes over the pairs; 0: no limit")
-      ->group("When to stop");
-  number("--steps", o.steps, 0, app::kAnyCount, "Stop after this many steps; 0: no limit")->group("When to stop");
-  number("--patience", o.patience, 0, app::kAnyCount,
-         "Stop after this many validations without a better loss; 0: never")
-      ->group("When to stop");
+  app::add_stop_options(command, o, "pairs");
 
   number("--vocab", m.vocab, 300, 1e6, "Subword pieces, shared by both languages")->group("Model");
   command
@@ -184,27 +177,13 @@ void add_train(app::Program& program) {
          "R-Drop (Liang et al. 2021): each batch goes through twice, and this share of how far the two passes' "
          "distributions differ joins the loss; the paper takes 5; doubles the time of a step")
       ->group("Training");
-  number("--weight-decay", o.weight_decay, 0, 100, "AdamW's weight decay")->group("Training");
   number("--clip", o.clip, 0, 1e9, "Largest norm of the gradient")->group("Training");
-  number("--average", o.average, 0, 1000,
-         "The model is a running mean of the weights over the last 1/N of the steps; 0: off")
-      ->group("Training");
-  number("--validate-every", o.validate_every, 0, app::kAnyCount, "Steps between validations; 0: once an epoch")
-      ->group("Training");
   number("--valid-pairs", o.valid_pairs, 0, app::kAnyCount, "Pairs held out for validation when --valid is not given")
       ->group("Training");
-  number("--checkpoint-seconds", o.checkpoint_seconds, 1, 86400, "Longest time between checkpoints")->group("Training");
-  number("--seed", o.seed, 0, 1.8e19, "Seed of everything random: the same seed gives the same model")
-      ->group("Training");
-  command->add_flag("--fresh", a->fresh, "Start anew, even if the folder holds a checkpoint to go on from")
-      ->group("Training");
+  app::add_loop_options(command, o, a->fresh);
   app::add_process_options(command, a->processes);
   command->footer(
-      "The learning rate falls to 0 towards the end that --minutes, --epochs or --steps set, so give one of them; "
-      "without\n"
-      "one, --patience ends it. A run that is stopped, by Ctrl-C or a kill, goes on from its last checkpoint when the\n"
-      "same command is given again. A good model in the folder stays until a whole new one takes its place.\n\n" +
-      std::string(app::kProcessHelp) +
+      std::string(app::kTrainingHelp) + "\n\n" + std::string(app::kProcessHelp) +
       "\n\n"
       "Examples:\n"
       "  heed train translate --pairs deu.tsv --out model --minutes 30\n"
@@ -340,29 +319,11 @@ void add_eval(app::Program& program) {
 }  // namespace
 
 std::function<void(const TrainProgress&)> show_training(app::Progress& bar) {
-  return [&bar](const TrainProgress& p) {
-    if (p.validated != nullptr) {
-      bar.note("step " + thousands(p.validated->step) + "  training loss " + fixed(p.validated->train_loss, 3) +
-               "  validation loss " + fixed(p.validated->valid_loss, 3) + "  after " + app::duration(p.seconds));
-    }
-    bar.update([&] {
-      return app::ProgressState{
-          p.fraction,
-          {"step " + thousands(p.step), "loss " + fixed(p.loss, 3),
-           thousands(std::llround(p.tokens_per_second)) + " tokens/s", "epoch " + fixed(p.epoch, 1)},
-          p.seconds_left};
-    });
-  };
+  return [&bar](const TrainProgress& p) { app::show(bar, p, "", "tokens"); };
 }
 
 std::string training_summary(const TrainResult& result, const TrainOptions& options) {
-  const std::string steps = thousands(result.steps) + " steps";
-  if (result.interrupted) {
-    return "Interrupted after " + steps + "; the same command goes on from the checkpoint in " + options.out + ".";
-  }
-  return "Trained " + steps + " in " + app::duration(result.seconds) + ": " + thousands(result.parameters) +
-         " parameters, " + thousands(result.train_pairs) + " pairs, best validation loss " +
-         fixed(result.best_valid_loss, 3) + ". The model is in " + options.out + ".";
+  return app::training_summary(result, options, thousands(result.train_pairs) + " pairs", "");
 }
 
 void add_commands(app::Program& program) {

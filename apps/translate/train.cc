@@ -6,13 +6,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <optional>
-#include <sstream>
 
-#include "apps/training_folder.h"
 #include "apps/translate/batches.h"
 #include "apps/translate/choose_alignment.h"
 #include "apps/translate/marian.h"
@@ -26,15 +22,8 @@ namespace heed::translate {
 namespace fs = std::filesystem;
 namespace {
 
+using app::require;
 using nlohmann::json;
-
-template <class T>
-void require(bool good, const char* what, T value, const char* rule) {
-  if (good) return;
-  std::ostringstream text;
-  text << what << " is " << value << "; " << rule;
-  throw Error(text.str());
-}
 
 void check_options(const TrainOptions& o) {
   require(o.batch_tokens >= 1, "batch_tokens", o.batch_tokens, "a batch needs room for 1 token at least");
@@ -49,21 +38,18 @@ void check_options(const TrainOptions& o) {
   (void)o.model.to_json();  // checks the sizes
 }
 
-// FNV-1a over the sides of pairs, texts or ids: notices other data; it need not resist an attacker. `end` is what no
-// side holds.
+// Over the sides of pairs, texts or ids. `end` is what no side holds.
 template <class Element, class Pairs>
 std::string checksum(const Pairs& pairs, Element end) {
-  uint64_t hash = 0xCBF29CE484222325u;
-  const auto add = [&](Element element) { hash = (hash ^ element) * 0x100000001B3u; };
+  uint64_t hash = app::kFnv;
+  const auto add = [&](Element element) { hash = (hash ^ element) * app::kFnvPrime; };
   for (const auto& pair : pairs) {
     for (const auto* side : {&pair.source, &pair.target}) {
       for (const auto element : *side) add(static_cast<Element>(element));
       add(end);
     }
   }
-  char text[64];
-  std::snprintf(text, sizeof text, "%zu (checksum %016llx)", pairs.size(), static_cast<unsigned long long>(hash));
-  return text;
+  return app::with_checksum(static_cast<int64_t>(pairs.size()), hash);
 }
 
 std::string checksum(const std::vector<Pair>& pairs) { return checksum<unsigned char>(pairs, 0xFF); }  // not in UTF-8
@@ -86,25 +72,12 @@ json identity_of(const std::vector<Pair>& pairs, const std::vector<Pair>& valida
           {"dropout", o.model.dropout},
           {"max_positions", o.model.max_positions},
           {"batch_tokens", o.batch_tokens},
-          {"learning_rate", o.learning_rate},
-          {"warmup", o.warmup},
           {"label_smoothing", o.label_smoothing},
-          {"weight_decay", o.weight_decay},
-          {"clip", o.clip},
-          {"average", o.average},
-          {"validate_every", o.validate_every},
           {"valid_pairs", validation.empty() ? o.valid_pairs : 0},
           {"bpe_dropout", o.bpe_dropout},
           {"r_drop", o.r_drop},
           {"lowercase", o.lowercase},
-          {"normalization", o.normalization},
-          {"seed", o.seed}};
-}
-
-// What the processes that train together must have in common: beside that, when to stop.
-json common_to_all(json identity, const TrainOptions& o) {
-  identity.update({{"minutes", o.minutes}, {"epochs", o.epochs}, {"steps", o.steps}, {"patience", o.patience}});
-  return identity;
+          {"normalization", o.normalization}};
 }
 
 struct Data {
@@ -246,64 +219,23 @@ class Task : public nn::TrainingTask {
   std::vector<std::vector<int64_t>> batches_, validation_batches_;
 };
 
-nn::TrainerOptions trainer_options(const TrainOptions& o, const std::string& work, json identity) {
-  nn::TrainerOptions t;
-  t.minutes = o.minutes;
-  t.epochs = o.epochs;
-  t.steps = o.steps;
-  t.patience = o.patience;
-  t.learning_rate = o.learning_rate;
-  t.warmup = o.warmup;
-  t.optimizer.weight_decay = o.weight_decay;
-  t.optimizer.clip = o.clip;
-  t.optimizer.average = o.average;
-  t.validate_every = o.validate_every;
-  t.checkpoint = work;
-  t.checkpoint_seconds = o.checkpoint_seconds;
-  t.resume = o.resume;
-  t.identity = std::move(identity);
-  t.processes = o.processes;
-  return t;
-}
-
-json finite(double x) { return std::isfinite(x) ? json(x) : json(nullptr); }
-
 json to_json(const TrainResult& r) {
-  json curve = json::array();
-  for (const TrainPoint& p : r.curve) {
-    curve.push_back({{"step", p.step},
-                     {"seconds", p.seconds},
-                     {"train_loss", finite(p.train_loss)},
-                     {"valid_loss", finite(p.valid_loss)}});
-  }
-  return {{"steps", r.steps},
-          {"parameters", r.parameters},
-          {"train_pairs", r.train_pairs},
-          {"validation_pairs", r.validation_pairs},
-          {"target_tokens", r.target_tokens},
-          {"seconds", r.seconds},
-          {"best_valid_loss", finite(r.best_valid_loss)},
-          {"alignment_agreement", finite(r.alignment_agreement)},
-          {"notes", r.notes},
-          {"curve", curve}};
+  json j = r.to_json();
+  j.update({{"train_pairs", r.train_pairs},
+            {"validation_pairs", r.validation_pairs},
+            {"target_tokens", r.target_tokens},
+            {"alignment_agreement", app::finite(r.alignment_agreement)}});
+  return j;
 }
 
 TrainResult result_from_json(const json& j) {
-  const auto real = [](const json& x) { return x.is_null() ? std::nan("") : x.get<double>(); };
   TrainResult r;
-  r.steps = j.at("steps").get<int64_t>();
-  r.parameters = j.at("parameters").get<int64_t>();
+  if (j.is_null()) return r;
+  r.read(j);
   r.train_pairs = j.at("train_pairs").get<int64_t>();
   r.validation_pairs = j.at("validation_pairs").get<int64_t>();
   r.target_tokens = j.at("target_tokens").get<int64_t>();
-  r.seconds = j.at("seconds").get<double>();
-  r.best_valid_loss = real(j.at("best_valid_loss"));
-  r.alignment_agreement = real(j.at("alignment_agreement"));
-  r.notes = j.at("notes").get<std::vector<std::string>>();
-  for (const json& p : j.at("curve")) {
-    r.curve.push_back({p.at("step").get<int64_t>(), p.at("seconds").get<double>(), real(p.at("train_loss")),
-                       real(p.at("valid_loss"))});
-  }
+  r.alignment_agreement = app::number(j.at("alignment_agreement"));
   return r;
 }
 
@@ -329,21 +261,11 @@ Vocab shared_vocab(const app::TrainingFolder& folder, const Data& data, const Tr
 TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& options,
                   const std::function<void(const TrainProgress&)>& progress) {
   check_options(options);
-  const app::TrainingFolder folder(options.out);
-  const json identity = identity_of(pairs, validation, options);
-  const nn::TrainerOptions trainer = trainer_options(options, folder.work(), identity);
-  nn::check_options(trainer);
-
-  nn::Processes* const group = options.processes;
-  const bool leader = group == nullptr || group->rank() == 0;
-  if (group != nullptr) group->agree(common_to_all(identity, options));
-  std::optional<json> finished;
-  if (leader) finished = folder.open(identity, options.resume);
-  if (group != nullptr && group->tell(finished ? "finished" : "") == "finished" && !leader) return {};
-  if (finished) return result_from_json(*finished);
+  app::Training training(options, identity_of(pairs, validation, options));
+  if (const auto finished = training.begin()) return result_from_json(*finished);
 
   Data data = prepare(pairs, validation, options);
-  const Vocab vocab = shared_vocab(folder, data, options);
+  const Vocab vocab = shared_vocab(training.folder(), data, options);
   if (!vocab.has_fixed_ids()) {
     throw Error((fs::path(options.out) / "source.spm").string() +
                 " has other ids for padding, <unk>, <s> and </s> than 0, 1, 2 and 3; remove it to have one trained");
@@ -358,14 +280,15 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
   if (valid_examples.examples.empty()) throw Error("there is nothing to validate with: " + valid_examples.summary());
   data.validation.clear();
   if (options.bpe_dropout == 0) data.train.clear();
-  if (group != nullptr) {
-    group->agree({{"the text in pieces", checksum(train_examples.examples)},
-                  {"the validation text in pieces", checksum(valid_examples.examples)}});
+  if (options.processes != nullptr) {
+    options.processes->agree({{"the text in pieces", checksum(train_examples.examples)},
+                              {"the validation text in pieces", checksum(valid_examples.examples)}});
   }
 
   TrainResult result;
   if (!vocab.note().empty()) result.notes.push_back(vocab.note());
-  if (leader && train_examples.too_long + train_examples.empty > 0) result.notes.push_back(train_examples.summary());
+  if (training.leads() && train_examples.too_long + train_examples.empty > 0)
+    result.notes.push_back(train_examples.summary());
   result.train_pairs = static_cast<int64_t>(train_examples.examples.size());
   result.validation_pairs = static_cast<int64_t>(valid_examples.examples.size());
 
@@ -378,26 +301,17 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
               return sample_pairs(data.train, vocab, options.bpe_dropout, seed, max_pieces).examples;
             });
 
-  const nn::TrainSummary summary = nn::train(*model, task, trainer, [&](const nn::TrainProgress& p) {
-    if (!progress) return;
-    progress({p.step, p.epoch, p.loss, p.units_per_second, p.seconds, p.fraction, p.seconds_left, p.validated});
-  });
-  result.steps = summary.steps;
-  result.target_tokens = summary.units;
-  result.seconds = summary.seconds;
-  result.best_valid_loss = summary.best_valid_loss;
-  result.interrupted = summary.interrupted;
-  result.curve = summary.curve;
-  if (!result.interrupted && leader) {
+  result.target_tokens = training.run(*model, task, progress, result);
+  if (!result.interrupted && training.leads()) {
     if (auto* transformer = dynamic_cast<TransformerModel*>(model.get())) {
       const AlignmentChoice choice = choose_alignment(*transformer, task.train_examples(), task.validation_examples());
       transformer->set_alignment(choice.from);
       result.alignment_agreement = choice.agreement;
     }
-    save(*model, vocab, folder.finished());
-    folder.finish(to_json(result), identity);
+    save(*model, vocab, training.folder().finished());
+    training.finish(to_json(result));
   }
-  if (group != nullptr) group->tell("");  // nobody ends well before the model is safe
+  training.end();
   return result;
 }
 
