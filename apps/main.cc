@@ -1,5 +1,6 @@
 // The program `heed`: its commands, and how it ends.
 #include <heed/attention.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <cmath>
@@ -164,6 +165,7 @@ int run(int argc, char** argv) {
   // The commands that do without LibTorch need not start twice.
   if (!heed.got_subcommand("info") && !heed.got_subcommand("explain") && !heed.got_subcommand("data"))
     nn::prepare_process(argv);
+  prctl(PR_SET_NAME, "heed");  // to ps, top and pkill a program that has started itself anew is "exe"
   nn::use_threads();  // Debian's LibTorch starts with one
   return program.chosen();
 }

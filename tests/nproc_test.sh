@@ -31,10 +31,14 @@ ends "$parent" 137 5 orphans.err
 gone "${workers[@]}"
 goes_on orphans 1
 
-# ---- Ctrl-C: of the terminal, to all; a signal to one worker alone ----
+# ---- Another training in the same folder; Ctrl-C: of the terminal, to all; a signal to one worker alone ----
 
 start stopped stopped.err --nproc 2
 mapfile -t workers < <(children_of "$parent")
+checks=$((checks + 2))
+for pid in "$parent" "${workers[@]}"; do [ "$(cat "/proc/$pid/comm")" = heed ] || fail "process $pid is called $(cat "/proc/$pid/comm")"; done
+train --steps 1000000 --out stopped 2>second.err && fail "two trainings in one folder" second.err
+says second.err '^heed: another training is at work in stopped; wait for its end, or name another folder$'
 kill -INT -"$parent"
 ends "$parent" 130 10 stopped.err
 says stopped.err '^Interrupted after [0-9,]+ steps; the same command goes on from the checkpoint in stopped\.$'
