@@ -40,7 +40,11 @@ void share_heads(int64_t heads, int workers, std::vector<Piece>& pieces) {
 
 }  // namespace
 
-Tiling::Tiling(const Problem& p, int64_t group, int64_t tile_rows) : queries_(p.L), keys_(p.S), group_(group) {
+Tiling::Tiling(const Problem& p, int64_t group, int64_t tile_rows)
+    : queries_(p.L),
+      keys_(p.S),
+      group_(group),
+      reciprocal_(((uint64_t{1} << 63) + static_cast<uint64_t>(group) - 1) / static_cast<uint64_t>(group)) {
   const Mask& mask = p.a.mask;
   const bool by_batch = mask.varies_by_batch() || p.ragged, by_head = mask.varies_by_head();
   const int64_t batches = by_batch ? p.B : 1, heads = by_head ? p.Hkv : 1, sets = batches * heads;

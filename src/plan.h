@@ -87,9 +87,11 @@ class Tiling {
     return spans_[(set(b, hkv) * queries_ + query(x)) * of_head_ + (of_head_ == 1 ? 0 : head(x))];
   }
   bool spans() const { return covers_.empty(); }
-  // Divisions are slow enough to show in short sequences.
-  int64_t query(int64_t x) const { return group_ == 1 ? x : x / group_; }
-  int64_t head(int64_t x) const { return group_ == 1 ? 0 : x % group_; }  // of the group
+  // x / group by a multiplication, exact for x < 2^63 / group: a division of 64 bits takes an Intel core before Ice
+  // Lake 40 cycles and more, and short sequences have five for each row. (`group == 1 ? x : x / group` is a division to
+  // GCC.)
+  int64_t query(int64_t x) const { return static_cast<int64_t>(static_cast<unsigned __int128>(x) * reciprocal_ >> 63); }
+  int64_t head(int64_t x) const { return x - query(x) * group_; }  // of the group
   // The hull of all keys that any row of the head sees: what is outside is neither packed nor read.
   Span keys(int64_t b, int64_t hkv) const { return hulls_[set(b, hkv)]; }
   // Whether any row of the head sees anything of a block of keys.
@@ -107,6 +109,7 @@ class Tiling {
   void add(const Tile& tile);
 
   int64_t queries_ = 0, keys_ = 0, group_ = 1, tiles_per_head_ = 0;
+  uint64_t reciprocal_ = uint64_t{1} << 63;     // 2^63 / group, rounded up
   int64_t set_of_batch_ = 0, set_of_head_ = 0;  // steps between sets of spans, tiles, hulls and pairs
   int64_t of_head_ = 1;                         // spans of a query: one, or one for each head of the group
   std::vector<Span> spans_, hulls_;
