@@ -5,17 +5,9 @@
 
 namespace heed::nn {
 
-struct CrossEntropyOptions {
-  double smoothing = 0;  // label smoothing, in [0, 1)
-  // R-Drop (Liang et al. 2021), its alpha; 0: none. The rows are then two passes with other dropout over the same
-  // input, row i and row N/2 + i of the same place, and r_drop/2 times the mean over places of (KL(p||q) + KL(q||p)) /
-  // 2 is added: half the paper's loss, so that the cross entropy stays a mean over rows.
-  double r_drop = 0;
-};
-
 struct CrossEntropy {
-  torch::Tensor loss;  // one number: the mean over rows, with label smoothing and R-Drop; differentiable in the logits
-  double sum = 0;      // negative log-likelihood summed over rows, without either, for reporting
+  torch::Tensor loss;  // one number: the mean over rows, with label smoothing; differentiable in the logits
+  double sum = 0;      // negative log-likelihood summed over rows, without smoothing, for reporting
 };
 
 // logits [N, C] float32 or float64, targets [N] int64 -> the mean over rows of
@@ -23,8 +15,7 @@ struct CrossEntropy {
 // torch::nn::functional::cross_entropy defines it. The gradient is computed with the loss, in cache, and *takes the
 // place of the logits*: for 2000 tokens and 8000 pieces that is one walk through 64 MB instead of about eight. So when
 // the logits require a gradient their values are gone afterwards, and the loss can be differentiated once. Bits do not
-// depend on the number of threads. Throws heed::Error for shapes, dtypes, targets or options that do not fit.
-CrossEntropy cross_entropy(const torch::Tensor& logits, const torch::Tensor& targets,
-                           const CrossEntropyOptions& options = {});
+// depend on the number of threads. Throws heed::Error for shapes, dtypes, targets or a smoothing that do not fit.
+CrossEntropy cross_entropy(const torch::Tensor& logits, const torch::Tensor& targets, double smoothing);
 
 }  // namespace heed::nn

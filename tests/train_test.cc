@@ -217,28 +217,6 @@ TEST_F(Train, EachPassLeavesOutOtherMerges) {
   EXPECT_NE(tokens(0.3, 2), 2 * once);
 }
 
-// R-Drop with so little dropout that none falls: the passes are one, so the steps are those of a training without it.
-// With dropout it is another training, of as many tokens.
-TEST_P(TrainBoth, RDropComparesTwoPasses) {
-  const auto trained = [&](double dropout, double r_drop) {
-    TrainOptions o = small(path("m"), GetParam());
-    o.model.dropout = dropout;
-    o.r_drop = r_drop;
-    fs::remove_all(path("m"));
-    return train(pairs_, validation_, o);
-  };
-  const TrainResult once = trained(1e-12, 0), twice = trained(1e-12, 5);
-  ASSERT_EQ(once.curve.size(), twice.curve.size());
-  for (size_t i = 0; i < once.curve.size(); ++i) {
-    EXPECT_NEAR(once.curve[i].train_loss, twice.curve[i].train_loss, 2e-3);
-    EXPECT_NEAR(once.curve[i].valid_loss, twice.curve[i].valid_loss, 2e-3);
-  }
-  const TrainResult without = trained(0.3, 0), with = trained(0.3, 5);
-  EXPECT_EQ(with.target_tokens, without.target_tokens);
-  EXPECT_EQ(with.target_tokens, once.target_tokens);
-  EXPECT_GT(std::abs(with.best_valid_loss - without.best_valid_loss), 0.01);
-}
-
 // Runs in a process of its own, started by the test below: see start_child.
 TEST(TrainChild, DISABLED_Run) {
   const char* out = std::getenv("HEED_TRAIN_CHILD_OUT");
@@ -471,8 +449,6 @@ TEST_F(Train, OptionsThatDoNotFit) {
   EXPECT_SAYS(with([](auto& o) { o.label_smoothing = 1; }), "label_smoothing is 1");
   EXPECT_SAYS(with([](auto& o) { o.valid_pairs = 0; }), "valid_pairs is 0");
   EXPECT_SAYS(with([](auto& o) { o.bpe_dropout = 1; }), "bpe_dropout is 1");
-  EXPECT_SAYS(with([](auto& o) { o.r_drop = -1; }), "r_drop is -1");
-  EXPECT_SAYS(with([](auto& o) { o.model.dropout = 0, o.r_drop = 5; }), "dropout is 0");
   EXPECT_SAYS(with([](auto& o) { o.steps = 0; }), "never end");
   EXPECT_SAYS(with([](auto& o) { o.model.arch = "lstm"; }), "lstm");
   EXPECT_SAYS(with([](auto& o) { o.model.hidden = 0; }), "hidden is 0");

@@ -64,7 +64,7 @@ Measured measure(Model& model, const PictureSet& set, std::span<const int64_t> r
       for (int64_t k = 0; k < best.size(1); ++k) measured.among_five += answers[row][k] == labels[i];
       measured.answers[static_cast<size_t>(labels[i])][static_cast<size_t>(answers[row][0])]++;
     }
-    measured.loss += nn::cross_entropy(logits, torch::tensor(labels, torch::kInt64)).sum;
+    measured.loss += nn::cross_entropy(logits, torch::tensor(labels, torch::kInt64), 0).sum;
     measured.pictures += static_cast<int64_t>(labels.size());
     if (progress) progress(measured.pictures);
   }

@@ -82,8 +82,7 @@ class Task : public nn::TrainingTask {
     std::vector<int64_t> labels;
     for (const int64_t row : rows) labels.push_back(set_.labels[static_cast<size_t>(row)]);
     const Tensor logits = model_.forward(make_batch(set_, rows, options_.augmentation)).logits;
-    const auto result =
-        nn::cross_entropy(logits, torch::tensor(labels, torch::kInt64), {.smoothing = options_.label_smoothing});
+    const auto result = nn::cross_entropy(logits, torch::tensor(labels, torch::kInt64), options_.label_smoothing);
     return {result.loss, result.sum, static_cast<int64_t>(rows.size())};
   }
 

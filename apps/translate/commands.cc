@@ -173,10 +173,6 @@ void add_train(app::Program& program) {
   number("--warmup", o.warmup, 0, app::kAnyCount, "Steps until the peak")->group("Training");
   number("--label-smoothing", o.label_smoothing, 0, 0.99, "Probability spread over the other pieces")
       ->group("Training");
-  number("--r-drop", o.r_drop, 0, 1000,
-         "R-Drop (Liang et al. 2021): each batch goes through twice, and this share of how far the two passes' "
-         "distributions differ joins the loss; the paper takes 5; doubles the time of a step")
-      ->group("Training");
   number("--clip", o.clip, 0, 1e9, "Largest norm of the gradient")->group("Training");
   number("--valid-pairs", o.valid_pairs, 0, app::kAnyCount, "Pairs held out for validation when --valid is not given")
       ->group("Training");

@@ -29,9 +29,6 @@ void check_options(const TrainOptions& o) {
   require(o.batch_tokens >= 1, "batch_tokens", o.batch_tokens, "a batch needs room for 1 token at least");
   require(o.label_smoothing >= 0 && o.label_smoothing < 1, "label_smoothing", o.label_smoothing,
           "it must be at least 0 and below 1");
-  require(o.r_drop >= 0 && std::isfinite(o.r_drop), "r_drop", o.r_drop, "it must be finite and at least 0");
-  require(o.r_drop == 0 || o.model.dropout > 0, "r_drop", o.r_drop,
-          "it compares two passes with other dropout, and dropout is 0");
   require(o.bpe_dropout >= 0 && o.bpe_dropout < 1, "bpe_dropout", o.bpe_dropout, "it must be at least 0 and below 1");
   require(o.valid_pairs >= 1, "valid_pairs", o.valid_pairs, "at least 1 pair is needed to see whether training helps");
   require(o.model.vocab >= 1 && o.model.vocab <= (1 << 24), "vocab", o.model.vocab, "it must be from 1 to 16777216");
@@ -75,7 +72,6 @@ json identity_of(const std::vector<Pair>& pairs, const std::vector<Pair>& valida
           {"label_smoothing", o.label_smoothing},
           {"valid_pairs", validation.empty() ? o.valid_pairs : 0},
           {"bpe_dropout", o.bpe_dropout},
-          {"r_drop", o.r_drop},
           {"lowercase", o.lowercase},
           {"normalization", o.normalization}};
 }
@@ -183,13 +179,9 @@ class Task : public nn::TrainingTask {
     const std::vector<int64_t>& rows = batches_.at(static_cast<size_t>(index));
     std::vector<int64_t> share = group_ != nullptr ? share_of(examples(), rows, group_->rank(), group_->world()) : rows;
     if (share.empty()) return {};
-    const bool twice = options_.r_drop > 0;
-    if (twice) share.insert(share.end(), share.begin(), share.end());  // each place of a tensor has its own dropout
     const Batch batch = make_batch(examples(), share);
-    const auto result = nn::cross_entropy(model_.logits(batch), packed_targets(batch),
-                                          {.smoothing = options_.label_smoothing, .r_drop = options_.r_drop});
-    if (!twice) return {result.loss, result.sum, batch.target_tokens()};
-    return {result.loss, result.sum / 2, batch.target_tokens() / 2};
+    const auto result = nn::cross_entropy(model_.logits(batch), packed_targets(batch), options_.label_smoothing);
+    return {result.loss, result.sum, batch.target_tokens()};
   }
 
   double validate() override {
@@ -198,7 +190,7 @@ class Task : public nn::TrainingTask {
     double sums[] = {0, 0};  // of the loss, of tokens
     for (size_t i = first; i < validation_batches_.size(); i += step) {
       const Batch batch = make_batch(validation_, validation_batches_[i]);
-      sums[0] += nn::cross_entropy(model_.logits(batch), packed_targets(batch)).sum;
+      sums[0] += nn::cross_entropy(model_.logits(batch), packed_targets(batch), 0).sum;
       sums[1] += static_cast<double>(batch.target_tokens());
     }
     if (group_ != nullptr) group_->sum(sums);

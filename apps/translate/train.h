@@ -17,10 +17,9 @@ struct TrainOptions : app::TrainingOptions {
   ModelConfig model = {};       // model.vocab is the size asked for; the trained vocabulary may come out smaller
   int64_t batch_tokens = 2000;  // target tokens in a batch, padding included
   double label_smoothing = 0.1;
-  double r_drop = 0;          // R-Drop's alpha (cross_entropy.h), needs dropout and twice the time; 0: none
-  int64_t valid_pairs = 500;  // held out of `pairs` for validation when no validation pairs are given
-  double bpe_dropout = 0;     // of the training text, anew in each pass: Vocab::sample; 0: none
-  bool lowercase = false;     // train on lower-cased text
+  int64_t valid_pairs = 500;               // held out of `pairs` for validation when no validation pairs are given
+  double bpe_dropout = 0;                  // of the training text, anew in each pass: Vocab::sample; 0: none
+  bool lowercase = false;                  // train on lower-cased text
   std::string normalization = "nmt_nfkc";  // of the vocabulary, see VocabOptions
 
   TrainOptions() { patience = 5, learning_rate = 1e-3, warmup = 400, weight_decay = 1e-4; }
