@@ -37,7 +37,7 @@ start stopped stopped.err --nproc 2
 mapfile -t workers < <(children_of "$parent")
 checks=$((checks + 2))
 for pid in "$parent" "${workers[@]}"; do [ "$(cat "/proc/$pid/comm")" = heed ] || fail "process $pid is called $(cat "/proc/$pid/comm")"; done
-train --steps 1000000 --out stopped 2>second.err && fail "two trainings in one folder" second.err
+train --steps 20 --out stopped 2>second.err && fail "two trainings in one folder" second.err
 says second.err '^heed: another training is at work in stopped; wait for its end, or name another folder$'
 kill -INT -"$parent"
 ends "$parent" 130 10 stopped.err
