@@ -166,7 +166,7 @@ int run(int argc, char** argv) {
   if (!heed.got_subcommand("info") && !heed.got_subcommand("explain") && !heed.got_subcommand("data"))
     nn::prepare_process(argv);
   prctl(PR_SET_NAME, "heed");  // to ps, top and pkill a program that has started itself anew is "exe"
-  nn::use_threads();  // Debian's LibTorch starts with one
+  nn::use_threads();           // Debian's LibTorch starts with one
   return program.chosen();
 }
 
