@@ -35,6 +35,7 @@
 #include "apps/segment/scenes.h"
 #include "apps/segment/train.h"
 #include "apps/terminal.h"
+#include "libtorch/files.h"
 #include "libtorch/splitmix.h"
 
 namespace heed::app {
@@ -259,9 +260,7 @@ Picture cells(uint64_t seed) {
 }  // namespace
 
 SamplePictures write_samples(const std::string& data, const std::string& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) throw Error("cannot make the folder " + folder + ": " + error.message());
+  nn::make_folder(folder);
   SamplePictures samples;
   const auto path = [&](const std::string& name) { return (fs::path(folder) / (name + ".png")).string(); };
   const pictures::LabelledPictures items = pictures::read_idx(pictures::find_idx(data, "t10k"));

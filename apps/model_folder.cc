@@ -159,9 +159,7 @@ void fill(torch::nn::Module& module, const nn::SafeTensors& file, const std::str
 
 void save_model_folder(const std::string& dir, const torch::nn::Module& module, const TensorNames& names,
                        const json& config) {
-  std::error_code failed;
-  fs::create_directories(dir, failed);
-  if (failed) throw Error("cannot make the folder " + dir + ": " + failed.message());
+  nn::make_folder(dir);
   nn::NamedTensors tensors;
   for (const auto& item : module.named_parameters()) tensors.emplace_back(names.v4(item.key()), item.value().detach());
   for (const auto& item : module.named_buffers()) tensors.emplace_back(names.v4(item.key()), item.value().detach());

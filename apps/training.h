@@ -6,7 +6,6 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -55,15 +54,6 @@ struct TrainingResult {
 
 nlohmann::json finite(double x);       // x, or null
 double number(const nlohmann::json&);  // and back: NaN for null
-
-// Throws heed::Error, "WHAT is VALUE; RULE", unless it is good.
-template <class T>
-void require(bool good, const char* what, T value, const char* rule) {
-  if (good) return;
-  std::ostringstream text;
-  text << what << " is " << value << "; " << rule;
-  throw Error(text.str());
-}
 
 // FNV-1a over bytes: notices other data and spreads pictures; it need not resist an attacker.
 inline constexpr uint64_t kFnv = 0xCBF29CE484222325u, kFnvPrime = 0x100000001B3u;

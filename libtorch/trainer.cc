@@ -11,10 +11,11 @@
 #include <filesystem>
 #include <numbers>
 #include <optional>
-#include <sstream>
 
+#include "libtorch/files.h"
 #include "libtorch/interrupt.h"
 #include "libtorch/processes.h"
+#include "libtorch/require.h"
 #include "libtorch/safetensors.h"
 #include "libtorch/shares.h"
 
@@ -60,14 +61,6 @@ class Clock {
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
-
-template <class T>
-void require(bool good, const char* what, T value, const char* rule) {
-  if (good) return;
-  std::ostringstream text;
-  text << what << " is " << value << "; " << rule;
-  throw Error(text.str());
-}
 
 NamedTensors prefixed(const std::string& prefix, const NamedTensors& tensors) {
   NamedTensors result;
@@ -281,12 +274,11 @@ class Loop {
   void start() {
     const std::string& folder = options_.checkpoint;
     if (!folder.empty() && leader()) {
-      std::error_code error;
-      fs::create_directories(folder, error);
-      if (error) throw Error("cannot make the folder " + folder + ": " + error.message());
+      make_folder(folder);
       const std::string path = checkpoint_path(folder);
       if (!options_.resume) {
-        fs::remove(path, error);
+        std::error_code ignored;
+        fs::remove(path, ignored);
       } else if (fs::exists(path)) {
         restore(load_checkpoint(folder));
       }

@@ -113,6 +113,8 @@ rejects 2 '--target' train translate --source a --out model
 rejects 2 '--pairs|--source' train translate --pairs a.tsv --source a --target b --out model
 rejects 2 '--heads' train translate --pairs a.tsv --out model --arch rnn --heads 2
 rejects 2 '--hidden' train translate --pairs a.tsv --out model --arch transformer --hidden 2
+rejects 2 'are for a new model' train translate --pairs a.tsv --out model --from model --arch transformer
+rejects 2 'are for a new model' train translate --pairs a.tsv --out model --from model --lowercase
 rejects 2 '--minutes' train translate --pairs a.tsv --out model --minutes -1
 rejects 2 '--minutes' train translate --pairs a.tsv --out model --minutes nan
 rejects 2 '--steps' train translate --pairs a.tsv --out model --steps 1.5
@@ -187,6 +189,10 @@ for part in config.json model.safetensors source.spm target.spm; do
   check "the model folder has $part" test -s "model/$part"
 done
 [ -s .out ] && fail "training wrote to standard output"
+rejects 1 'there is no folder nowhere' train translate --pairs good.tsv --out more --from nowhere --steps 2
+check 'nothing is made for it' test ! -e more
+runs train translate --pairs good.tsv --out more --from model --steps 2
+check 'it goes on with the vocabulary of the model' cmp model/source.spm more/source.spm
 
 printf 'open the file\n\n   \nsave\xff\xfe it\n%s\nno\0thing\nlast without an end' "$(head -c 2000000 /dev/zero | tr '\0' z)" >input.txt
 input=input.txt accepts '' translate model --beam 2 --max-length 5

@@ -36,7 +36,10 @@ goes_on orphans 1
 start stopped stopped.err --nproc 2
 mapfile -t workers < <(children_of "$parent")
 checks=$((checks + 2))
-for pid in "$parent" "${workers[@]}"; do [ "$(cat "/proc/$pid/comm")" = heed ] || fail "process $pid is called $(cat "/proc/$pid/comm")"; done
+for pid in "$parent" "${workers[@]}"; do
+  name=$(cat "/proc/$pid/comm")
+  [ "$name" = heed ] || fail "process $pid is called $name"
+done
 train --steps 20 --out stopped 2>second.err && fail "two trainings in one folder" second.err
 says second.err '^heed: another training is at work in stopped; wait for its end, or name another folder$'
 kill -INT -"$parent"

@@ -124,7 +124,7 @@ TEST_P(TrainBoth, LearnsToReverse) {
   const Vocab vocab = Vocab::load(path("m/source.spm"));
   EXPECT_EQ(vocab.bytes(), read_file(path("m/target.spm")));
   EXPECT_EQ(model->config().vocab, vocab.size());
-  const Examples examples = encode_pairs(validation_, vocab);
+  const Examples examples = encode_pairs(validation_, vocab, vocab);
   double sum = 0;
   int64_t tokens = 0;
   torch::NoGradGuard no_grad;
@@ -217,6 +217,111 @@ TEST_F(Train, EachPassLeavesOutOtherMerges) {
   EXPECT_NE(tokens(0.3, 2), 2 * once);
 }
 
+TEST_P(TrainBoth, GoesOnFromAModel) {
+  torch::set_num_threads(1);
+  TrainOptions first = small(path("first"), GetParam());
+  first.steps = 60;
+  const TrainResult before = train(pairs_, validation_, first);
+
+  // So slowly that it stays what it was: its losses are those of the first model, and its shape and pieces, too.
+  TrainOptions slow = small(path("slow"), GetParam());
+  slow.from = first.out;
+  slow.steps = 2;
+  slow.learning_rate = 1e-9;
+  slow.model.arch = "rnn";
+  slow.model.dim = slow.model.hidden = 64;
+  slow.model.vocab = 290;
+  slow.model.dropout = 0.3;
+  const TrainResult same = train(pairs_, validation_, slow);
+  EXPECT_NEAR(same.best_valid_loss, before.best_valid_loss, 1e-5);
+  EXPECT_EQ(same.parameters, before.parameters);
+  auto config = load_model(slow.out)->config();
+  EXPECT_EQ(config.dropout, 0.3);
+  EXPECT_EQ(config.dim, 32);
+  for (const char* file :
+       {"source.spm", "target.spm", "vocab.json", "tokenizer_config.json", "generation_config.json"}) {
+    ASSERT_EQ(fs::exists(first.out + "/" + file), fs::exists(slow.out + "/" + file)) << file;
+    if (fs::exists(first.out + "/" + file)) {
+      EXPECT_EQ(read_file(first.out + "/" + file), read_file(slow.out + "/" + file));
+    }
+  }
+
+  // In earnest it gets better; and into the model's own folder, in pieces, it comes to the same bytes.
+  TrainOptions more = small(path("more"), GetParam());
+  more.from = first.out;
+  const TrainResult better = train(pairs_, validation_, more);
+  EXPECT_LT(better.best_valid_loss, before.best_valid_loss);
+  TrainOptions within = more;
+  within.out = first.out;
+  for (const int64_t stop : {5, 23}) {
+    const TrainResult part = train(pairs_, validation_, within, [&](const TrainProgress& p) {
+      if (p.step == stop) ::raise(SIGINT);
+    });
+    EXPECT_EQ(part.steps, stop);
+    EXPECT_TRUE(fs::exists(first.out + "/model.safetensors")) << "it stays until the end";
+  }
+  EXPECT_FALSE(train(pairs_, validation_, within).interrupted);
+  EXPECT_EQ(weights_of(within.out), weights_of(more.out));
+}
+
+TEST_F(Train, GoesOnFromTheModelItBeganWith) {
+  TrainOptions first = small(path("first"), "rnn");
+  first.steps = 2;
+  train(pairs_, validation_, first);
+  TrainOptions o = small(path("m"), "rnn");
+  o.from = first.out;
+  const auto stop = [](const TrainProgress& p) {
+    if (p.step == 3) ::raise(SIGINT);
+  };
+  train(pairs_, validation_, o, stop);
+  fs::remove_all(first.out);
+  EXPECT_SAYS(error_of([&] { train(pairs_, validation_, o); }), "first");
+  first.model.vocab = 280;
+  train(pairs_, validation_, first);
+  EXPECT_SAYS(error_of([&] { train(pairs_, validation_, o); }), "another than the training in");
+  o.resume = false;
+  EXPECT_EQ(train(pairs_, validation_, o).steps, 40);
+  o.from = path("nowhere");
+  o.resume = true;
+  EXPECT_SAYS(error_of([&] { train(pairs_, validation_, o); }), "nowhere");
+}
+
+// Models of transformers number their pieces themselves, one begins with padding, and "separate" has two vocabularies.
+TEST_F(Train, TeachesAModelFromElsewhere) {
+  const std::string marian = HEED_TEST_DATA "/marian/";
+  const std::string text = ">>deu<< the dog sees the man";
+  torch::set_num_threads(1);
+  for (const auto& [name, taught] : {std::pair<std::string, std::string>{"opus", "der Mann sieht den Hund"},
+                                     {"separate", "eine Katze"}}) {  // begins with random weights
+    TrainOptions o = small(path(name), "transformer");
+    o.from = marian + name;
+    o.model.dropout = 0;
+    o.checkpoint_seconds = 30;
+    o.steps = 1;
+    o.learning_rate = 1e-9;
+    const auto translated = [&](const std::string& dir) {
+      return Translator::load(dir).translate(std::vector<std::string>{text}, {.beam = 4, .max_length = 23})[0].text;
+    };
+    const std::vector<Pair> pairs(20, {text, taught});
+    train(pairs, pairs, o);
+    EXPECT_EQ(translated(o.out), translated(o.from));
+    EXPECT_NE(translated(o.out), taught);
+    for (const auto& entry : fs::directory_iterator(o.from)) {
+      const std::string file = entry.path().filename();
+      if (file.starts_with("goldens") || file == "config.json" || file == "model.safetensors") continue;
+      EXPECT_EQ(read_file(entry.path()), read_file(o.out + "/" + file));
+    }
+    o.out = path(name + "-taught");
+    o.steps = 100;
+    o.learning_rate = 3e-3;
+    train(pairs, pairs, o);
+    EXPECT_EQ(translated(o.out), taught) << name;
+    o.out = path(name + "-dropout");
+    o.bpe_dropout = 0.1;
+    EXPECT_SAYS(error_of([&] { train(pairs, pairs, o); }), "numbering of its own");
+  }
+}
+
 // Runs in a process of its own, started by the test below: see start_child.
 TEST(TrainChild, DISABLED_Run) {
   const char* out = std::getenv("HEED_TRAIN_CHILD_OUT");
@@ -235,6 +340,7 @@ TrainOptions shared_out(const std::string& out, const std::string& arch) {
   o.model.dropout = 0;
   o.batch_tokens = 12;  // often fewer rows than processes
   o.learning_rate = 2e-3;
+  if (const char* from = std::getenv("HEED_TRAIN_CHILD_FROM")) o.from = from;
   return o;
 }
 
@@ -301,9 +407,13 @@ TEST_P(TrainBoth, KillAtAnyMoment) {
 
 TEST_P(TrainBoth, SeveralProcessesTakeTheStepsOfOne) {
   torch::set_num_threads(1);
-  const TrainResult one = train(pairs_, validation_, shared_out(path("1"), GetParam()));
+  TrainResult one = train(pairs_, validation_, shared_out(path("1"), GetParam()));
   ::setenv("HEED_TRAIN_CHILD_ARCH", GetParam().c_str(), 1);
   for (const int world : {2, 3}) {
+    if (world == 3) {  // and from a model
+      ::setenv("HEED_TRAIN_CHILD_FROM", path("1").c_str(), 1);
+      one = train(pairs_, validation_, shared_out(path("again"), GetParam()));
+    }
     heed::nn::Children children(world, {"train_test", "--gtest_also_run_disabled_tests", "--gtest_brief=1",
                                         "--gtest_filter=TrainChild.DISABLED_Rank"});
     TrainOptions o = shared_out(path(std::to_string(world)), GetParam());
@@ -322,6 +432,7 @@ TEST_P(TrainBoth, SeveralProcessesTakeTheStepsOfOne) {
     }
     EXPECT_EQ(load_model(o.out)->config().dim, 32);
   }
+  ::unsetenv("HEED_TRAIN_CHILD_FROM");
 }
 
 TEST_F(Train, AFullDiskLeavesTheOldModelAndGoesOnLater) {

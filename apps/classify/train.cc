@@ -13,13 +13,14 @@
 
 #include "apps/classify/measure.h"
 #include "libtorch/cross_entropy.h"
+#include "libtorch/require.h"
 #include "libtorch/splitmix.h"
 
 namespace heed::classify {
 namespace {
 
-using app::require;
 using nlohmann::json;
+using nn::require;
 using torch::Tensor;
 
 void check_options(const TrainOptions& o) {

@@ -31,7 +31,7 @@ std::string take_model(std::vector<std::string>& files, const std::string& boxed
 }
 
 int each_picture(const std::vector<std::string>& files, int64_t channels,
-                 const std::function<void(const std::string& file, Picture picture)>& work) {
+                 const std::function<void(const std::string& file, const Picture& picture)>& work) {
   size_t unread = 0;
   for (const std::string& file : files) {
     Picture picture;
@@ -42,7 +42,7 @@ int each_picture(const std::vector<std::string>& files, int64_t channels,
       ++unread;
       continue;
     }
-    work(file, std::move(picture));
+    work(file, picture);
   }
   if (unread == 0) return app::kOk;
   if (files.size() > 1) {

@@ -17,7 +17,7 @@ std::string take_model(std::vector<std::string>& files, const std::string& boxed
 // Reads each file and gives it to `work`. One that cannot be read is named on standard error, and counted at the end.
 // Returns the exit code: app::kFailed if there was such a one.
 int each_picture(const std::vector<std::string>& files, int64_t channels,
-                 const std::function<void(const std::string& file, Picture picture)>& work);
+                 const std::function<void(const std::string& file, const Picture& picture)>& work);
 
 // Names for what is written about each picture: its own without the ending, or NAME-2 and so on where pictures of
 // several folders have one name.

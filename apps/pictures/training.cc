@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "libtorch/require.h"
 #include "libtorch/splitmix.h"
 
 namespace heed::pictures {
@@ -20,9 +21,9 @@ void TrainingOptions::complete() {
 }
 
 void TrainingOptions::check() const {
-  app::require(batch >= 1, "batch", batch, "it must be 1 picture at least");
-  app::require(valid_pictures >= 1, "valid_pictures", valid_pictures,
-               "at least 1 picture is needed to see whether training helps");
+  nn::require(batch >= 1, "batch", batch, "it must be 1 picture at least");
+  nn::require(valid_pictures >= 1, "valid_pictures", valid_pictures,
+              "at least 1 picture is needed to see whether training helps");
   if (freeze_backbone && from.empty()) {
     throw Error("a backbone that has learned nothing cannot be frozen; name a model to go on from");
   }

@@ -13,14 +13,15 @@
 #include "apps/pictures/tensors.h"
 #include "apps/segment/infer.h"
 #include "apps/segment/measure.h"
+#include "libtorch/require.h"
 #include "libtorch/splitmix.h"
 #include "libtorch/vision/segformer.h"
 
 namespace heed::segment {
 namespace {
 
-using app::require;
 using nlohmann::json;
+using nn::require;
 using pictures::Labels;
 using pictures::Picture;
 using torch::Tensor;

@@ -57,11 +57,12 @@ std::string Examples::summary() const {
   return text;
 }
 
-Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_t max_pieces, const TokenIds& tokens) {
+Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& source, const Vocab& target, int64_t max_pieces,
+                      const TokenIds& tokens) {
   Examples result;
   result.max_pieces = max_pieces;
   result.examples.reserve(pairs.size());
-  for (const Pair& pair : pairs) add(vocab.encode(pair.source), vocab.encode(pair.target), tokens, result);
+  for (const Pair& pair : pairs) add(source.encode(pair.source), target.encode(pair.target), tokens, result);
   return result;
 }
 

@@ -30,11 +30,11 @@ struct Examples {
   int64_t max_pieces = kMaxPieces;
 };
 
-// Encodes pairs, in order. max_pieces counts without start and end.
-Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, int64_t max_pieces = kMaxPieces,
-                      const TokenIds& tokens = {});
+// Encodes pairs, in order, their sides by a vocabulary each. max_pieces counts without start and end.
+Examples encode_pairs(const std::vector<Pair>& pairs, const Vocab& source, const Vocab& target,
+                      int64_t max_pieces = kMaxPieces, const TokenIds& tokens = {});
 
-// The same with BPE-dropout, see Vocab::sample.
+// The same by one vocabulary with BPE-dropout, see Vocab::sample.
 Examples sample_pairs(const std::vector<Pair>& pairs, const Vocab& vocab, double dropout, uint64_t seed,
                       int64_t max_pieces = kMaxPieces, const TokenIds& tokens = {});
 

@@ -86,12 +86,23 @@ struct TrainArguments {
   PairSource pairs, validation;
   TrainOptions options;
   app::ProcessArguments processes;
-  bool fresh = false;
+  bool fresh = false, new_model = false;
   bool only_transformer = false, only_rnn = false;
 };
 
 int train_command(const TrainArguments& arguments) {
   TrainOptions options = arguments.options;
+  if (!options.from.empty()) {
+    if (arguments.new_model) {
+      throw UsageError(
+          "--arch, --vocab, --normalization, --dim, --hidden, --heads, --layers, --ffn and --lowercase are for a new "
+          "model; --from has its own");
+    }
+    std::error_code ignored;
+    if (!std::filesystem::is_directory(options.from, ignored)) {
+      throw Error("there is no folder " + options.from + " to go on from");
+    }
+  }
   const bool rnn = options.model.arch == "rnn";
   if (rnn && arguments.only_transformer) throw UsageError("--heads, --layers and --ffn are for --arch transformer");
   if (!rnn && arguments.only_rnn) throw UsageError("--hidden is for --arch rnn");
@@ -136,40 +147,49 @@ void add_train(app::Program& program) {
   add_language_options(command, a->pairs.languages);
   add_pair_options(command, a->validation, "Pairs to validate on", "--valid", "--valid-source", "--valid-target");
   command->add_option("--out", o.out, "The model's folder; made if it is not there")->required()->type_name("DIR");
-  command->add_option("--arch", m.arch, "rnn (GRU with additive attention) or transformer")
-      ->check(CLI::IsMember({"rnn", "transformer"}))
-      ->type_name("NAME")
-      ->capture_default_str();
+  std::vector<CLI::Option*> of_new = {
+      command->add_option("--arch", m.arch, "rnn (GRU with additive attention) or transformer")
+          ->check(CLI::IsMember({"rnn", "transformer"}))
+          ->type_name("NAME")
+          ->capture_default_str()};
+  command
+      ->add_option("--from", o.from,
+                   "Go on from this model, of heed or of Marian as Hugging Face keeps it, with its vocabulary")
+      ->type_name("DIR");
 
   const auto number = [&](const char* name, auto& value, double low, double high, const char* what) {
     return command->add_option(name, value, what)->type_name("N")->check(between(low, high))->capture_default_str();
   };
   app::add_stop_options(command, o, "pairs");
 
-  number("--vocab", m.vocab, 300, 1e6, "Subword pieces, shared by both languages")->group("Model");
-  command
-      ->add_option("--normalization", o.normalization,
-                   "nmt_nfkc: fold full-width and compatibility forms; identity: keep them, for Chinese and Japanese "
-                   "with their own punctuation")
-      ->check(CLI::IsMember({"nmt_nfkc", "identity"}))
-      ->type_name("NAME")
-      ->capture_default_str()
-      ->group("Model");
-  number("--dim", m.dim, 1, 65536, "Width of the embeddings, and of the Transformer")->group("Model");
+  auto* vocab = number("--vocab", m.vocab, 300, 1e6, "Subword pieces, shared by both languages");
+  auto* normalization =
+      command
+          ->add_option("--normalization", o.normalization,
+                       "nmt_nfkc: fold full-width and compatibility forms; identity: keep them, for Chinese and "
+                       "Japanese with their own punctuation")
+          ->check(CLI::IsMember({"nmt_nfkc", "identity"}))
+          ->type_name("NAME")
+          ->capture_default_str();
+  auto* dim = number("--dim", m.dim, 1, 65536, "Width of the embeddings, and of the Transformer");
   auto* hidden = number("--hidden", m.hidden, 1, 65536, "rnn: units of each GRU and of the attention");
   auto* heads = number("--heads", m.heads, 1, 1024, "transformer: attention heads; must divide --dim");
   auto* layers = number("--layers", m.layers, 1, 1024, "transformer: layers in the encoder and in the decoder");
   auto* ffn = number("--ffn", m.ffn, 1, 1e6, "transformer: width of the feed-forward layers");
-  for (auto* option : {hidden, heads, layers, ffn}) option->group("Model");
+  for (auto* option : {vocab, normalization, dim, hidden, heads, layers, ffn}) {
+    option->group("Model");
+    of_new.push_back(option);
+  }
   number("--dropout", m.dropout, 0, 0.99, "Share of activations dropped in training")->group("Model");
-  command->add_flag("--lowercase", o.lowercase, "Train on lower-cased text")->group("Model");
+  of_new.push_back(command->add_flag("--lowercase", o.lowercase, "Train on lower-cased text")->group("Model"));
 
   number("--bpe-dropout", o.bpe_dropout, 0, 0.99,
          "Share of the vocabulary's merges left out at random, anew in each pass (Provilkov et al. 2020)")
       ->group("Training");
 
   number("--batch-tokens", o.batch_tokens, 1, 1e9, "Target tokens in a batch")->group("Training");
-  number("--lr", o.learning_rate, 0, 100, "Peak learning rate of AdamW")->group("Training");
+  number("--lr", o.learning_rate, 0, 100, "Peak learning rate of AdamW; 0: 0.001, with --from 0.0002")
+      ->group("Training");
   number("--warmup", o.warmup, 0, app::kAnyCount, "Steps until the peak")->group("Training");
   number("--label-smoothing", o.label_smoothing, 0, 0.99, "Probability spread over the other pieces")
       ->group("Training");
@@ -188,8 +208,11 @@ void add_train(app::Program& program) {
       "      --rendezvous tcp://192.168.0.1:29500 --world 2 --rank 0    # on 192.168.0.1, and --rank 1 on another\n"
       "  heed train translate --source train.en --target train.de --valid-source val.en --valid-target val.de \\\n"
       "      --arch transformer --out model --epochs 20\n"
+      "  heed train translate --pairs our-manuals.tmx --from model --out ours --epochs 5\n"
       "  heed translate model < english.txt > german.txt");
-  command->callback([&program, a, hidden, heads, layers, ffn] {
+  command->callback([&program, a, of_new, hidden, heads, layers, ffn] {
+    a->new_model =
+        std::any_of(of_new.begin(), of_new.end(), [](const CLI::Option* given) { return given->count() > 0; });
     a->only_transformer = heads->count() + layers->count() + ffn->count() > 0;
     a->only_rnn = hidden->count() > 0;
     program.chosen = [a] { return train_command(*a); };

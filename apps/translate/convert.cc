@@ -10,6 +10,7 @@
 
 #include "apps/output.h"
 #include "apps/terminal.h"
+#include "apps/translate/marian.h"
 #include "libtorch/files.h"
 #include "libtorch/pickle.h"
 #include "libtorch/safetensors.h"
@@ -20,16 +21,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char *kPickle = "pytorch_model.bin", *kWeights = "model.safetensors", *kConfig = "config.json";
-// What else is in a model folder.
-constexpr const char* kOthers[] = {"source.spm",
-                                   "target.spm",
-                                   "vocab.json",
-                                   "target_vocab.json",
-                                   "tokenizer_config.json",
-                                   "special_tokens_map.json",
-                                   "generation_config.json",
-                                   "preprocessor_config.json",
-                                   "README.md"};
+// What else may be in a model folder, beside the files about text.
+constexpr const char* kOthers[] = {"preprocessor_config.json", "README.md"};
 
 bool same(const torch::Tensor& a, const torch::Tensor& b) {
   return a.data_ptr() == b.data_ptr() && a.sizes() == b.sizes() && a.strides() == b.strides() && a.dtype() == b.dtype();
@@ -113,10 +106,10 @@ Converted convert(const std::string& dir, const std::string& out, const std::str
   const std::string pickle = (fs::path(dir) / kPickle).string(), weights = (fs::path(dir) / kWeights).string(),
                     config = (fs::path(dir) / kConfig).string();
   Converted done{.path = (fs::path(out) / kWeights).string()};
-  std::error_code failed;
-  if (!fs::exists(config, failed)) throw Error(dir + " has no config.json; give the folder of a model");
+  std::error_code ignored;
+  if (!fs::exists(config, ignored)) throw Error(dir + " has no config.json; give the folder of a model");
   for (const char* name : {kConfig, kWeights}) {
-    if (fs::exists(fs::path(out) / name, failed))
+    if (fs::exists(fs::path(out) / name, ignored))
       throw Error(out + " has a " + name + " already; give the name of a new folder");
   }
   auto json = nlohmann::ordered_json::parse(nn::read_file(config), nullptr, /*allow_exceptions=*/false);
@@ -125,7 +118,7 @@ Converted convert(const std::string& dir, const std::string& out, const std::str
   json["torch_dtype"] = to.config;
 
   nn::NamedTensors tensors =
-      fs::exists(weights, failed) ? nn::load_safetensors(weights).tensors : from_pickle(pickle, done);
+      fs::exists(weights, ignored) ? nn::load_safetensors(weights).tensors : from_pickle(pickle, done);
   for (auto& [name, tensor] : tensors) {
     if (!tensor.is_floating_point()) continue;
     const bool finite = tensor.isfinite().all().item<bool>();
@@ -134,11 +127,11 @@ Converted convert(const std::string& dir, const std::string& out, const std::str
       throw Error("the tensor '" + name + "' has numbers that f16 cannot hold (beyond 65504); choose --dtype bf16");
   }
 
-  fs::create_directories(out, failed);
-  if (failed) throw Error("cannot make the folder " + out + ": " + failed.message());
+  nn::make_folder(out);
   save(tensors, done);
+  for (const auto& [name, bytes] : read_text_files(dir)) nn::write_file((fs::path(out) / name).string(), bytes);
   for (const char* name : kOthers) {
-    if (fs::exists(fs::path(dir) / name, failed))
+    if (fs::exists(fs::path(dir) / name, ignored))
       nn::write_file((fs::path(out) / name).string(), nn::read_file((fs::path(dir) / name).string()));
   }
   // Last, so that a folder with a config.json is a whole model.

@@ -75,6 +75,15 @@ void check_vocab(const Vocab& vocab, const TokenIds& tokens, int64_t size) {
   same("</s>", "eos_token_id", vocab.eos(), tokens.eos);
 }
 
+std::vector<std::pair<std::string, std::string>> read_text_files(const std::string& dir) {
+  std::vector<std::pair<std::string, std::string>> files;
+  for (const char* name : kTextFiles) {
+    const fs::path path = fs::path(dir) / name;
+    if (there(path)) files.emplace_back(name, nn::read_file(path.string()));
+  }
+  return files;
+}
+
 std::vector<std::pair<std::string, std::string>> transformers_files(const ModelConfig& config, const Vocab& vocab) {
   if (config.arch != "transformer") return {};
   const json tokenizer = {{"tokenizer_class", "MarianTokenizer"},

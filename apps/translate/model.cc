@@ -385,9 +385,7 @@ std::shared_ptr<Model> make_model(const ModelConfig& config) {
 
 void save_model(const Model& model, const std::string& dir) {
   namespace fs = std::filesystem;
-  std::error_code failed;
-  fs::create_directories(dir, failed);
-  if (failed) throw Error("cannot make the folder " + dir + ": " + failed.message());
+  nn::make_folder(dir);
   nn::NamedTensors tensors;
   for (const auto& item : model.named_parameters()) tensors.emplace_back(item.key(), item.value().detach());
   for (const auto& item : model.named_buffers()) tensors.emplace_back(item.key(), item.value().detach());
@@ -396,7 +394,7 @@ void save_model(const Model& model, const std::string& dir) {
   nn::write_file((fs::path(dir) / kConfigFile).string(), model.config().to_json().dump(2) + "\n");
 }
 
-std::shared_ptr<Model> load_model(const std::string& dir) {
+std::shared_ptr<Model> load_model(const std::string& dir, std::optional<double> dropout) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   // Its errors call it config.json, and the folder comes before.
@@ -414,6 +412,7 @@ std::shared_ptr<Model> load_model(const std::string& dir) {
   } catch (const Error& error) {
     throw Error(dir + ": " + error.what());
   }
+  if (dropout) config.dropout = *dropout;
   const std::string weights_path = (fs::path(dir) / kWeightsFile).string();
   const nn::SafeTensors file = app::read_weights(
       dir, config.arch == "rnn" ? RnnModel::parameters_of(config) : TransformerModel::parameters_of(config));

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -128,7 +129,8 @@ void save_model(const Model& model,
 
 // Reads such a folder, of ours or of Marian's models as Hugging Face keeps them: names with and without "model.", tied
 // tensors in any number of copies, final_logits_bias or none, F32, F16, BF16; what generation_config.json says of
-// searching goes before what config.json says. eval mode; heed::Error for a folder of another task etc.
-std::shared_ptr<Model> load_model(const std::string& dir);
+// searching goes before what config.json says. `dropout` takes the place of config.json's. eval mode; heed::Error for a
+// folder of another task etc.
+std::shared_ptr<Model> load_model(const std::string& dir, std::optional<double> dropout = {});
 
 }  // namespace heed::translate

@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
+#include <tuple>
+#include <utility>
 
 #include "apps/translate/batches.h"
 #include "apps/translate/choose_alignment.h"
@@ -16,14 +17,15 @@
 #include "apps/translate/vocab.h"
 #include "libtorch/cross_entropy.h"
 #include "libtorch/files.h"
+#include "libtorch/require.h"
 #include "libtorch/splitmix.h"
 
 namespace heed::translate {
 namespace fs = std::filesystem;
 namespace {
 
-using app::require;
 using nlohmann::json;
+using nn::require;
 
 void check_options(const TrainOptions& o) {
   require(o.batch_tokens >= 1, "batch_tokens", o.batch_tokens, "a batch needs room for 1 token at least");
@@ -32,7 +34,8 @@ void check_options(const TrainOptions& o) {
   require(o.bpe_dropout >= 0 && o.bpe_dropout < 1, "bpe_dropout", o.bpe_dropout, "it must be at least 0 and below 1");
   require(o.valid_pairs >= 1, "valid_pairs", o.valid_pairs, "at least 1 pair is needed to see whether training helps");
   require(o.model.vocab >= 1 && o.model.vocab <= (1 << 24), "vocab", o.model.vocab, "it must be from 1 to 16777216");
-  (void)o.model.to_json();  // checks the sizes
+  require(o.model.dropout >= 0 && o.model.dropout < 1, "dropout", o.model.dropout, "it must be at least 0 and below 1");
+  if (o.from.empty()) (void)o.model.to_json();  // checks the sizes
 }
 
 // Over the sides of pairs, texts or ids. `end` is what no side holds.
@@ -56,24 +59,26 @@ std::string checksum(const std::vector<Example>& examples) { return checksum<uin
 
 // What must be equal for a checkpoint to go on. When to stop may differ: a run may be given more time.
 json identity_of(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& o) {
-  return {{"task", "translate"},
-          {"pairs", checksum(pairs)},
-          {"validation pairs", checksum(validation)},
-          {"arch", o.model.arch},
-          {"vocab", o.model.vocab},
-          {"dim", o.model.dim},
-          {"hidden", o.model.hidden},
-          {"heads", o.model.heads},
-          {"layers", o.model.layers},
-          {"ffn", o.model.ffn},
-          {"dropout", o.model.dropout},
-          {"max_positions", o.model.max_positions},
-          {"batch_tokens", o.batch_tokens},
-          {"label_smoothing", o.label_smoothing},
-          {"valid_pairs", validation.empty() ? o.valid_pairs : 0},
-          {"bpe_dropout", o.bpe_dropout},
-          {"lowercase", o.lowercase},
-          {"normalization", o.normalization}};
+  json identity{{"task", "translate"},
+                {"pairs", checksum(pairs)},
+                {"validation pairs", checksum(validation)},
+                {"arch", o.model.arch},
+                {"vocab", o.model.vocab},
+                {"dim", o.model.dim},
+                {"hidden", o.model.hidden},
+                {"heads", o.model.heads},
+                {"layers", o.model.layers},
+                {"ffn", o.model.ffn},
+                {"dropout", o.model.dropout},
+                {"max_positions", o.model.max_positions},
+                {"batch_tokens", o.batch_tokens},
+                {"label_smoothing", o.label_smoothing},
+                {"valid_pairs", validation.empty() ? o.valid_pairs : 0},
+                {"bpe_dropout", o.bpe_dropout},
+                {"lowercase", o.lowercase},
+                {"normalization", o.normalization}};
+  if (!o.from.empty()) identity["from"] = o.from;
+  return identity;
 }
 
 struct Data {
@@ -143,6 +148,68 @@ Vocab find_vocab(const app::TrainingFolder& folder, const Data& data, const Trai
   return Vocab::train(lines, vocab_options, kept);
 }
 
+// Among several processes rank 0 finds the vocabulary and hands it out.
+Vocab shared_vocab(const app::TrainingFolder& folder, const Data& data, const TrainOptions& options) {
+  nn::Processes* const group = options.processes;
+  if (group == nullptr) return find_vocab(folder, data, options);
+  if (group->rank() > 0) return Vocab::from_bytes(group->tell(""));
+  const Vocab vocab = find_vocab(folder, data, options);
+  group->tell(vocab.bytes());
+  return vocab;
+}
+
+// What a training begins with: a model, and how it reads text.
+struct Start {
+  std::shared_ptr<Model> model;
+  std::shared_ptr<const Vocab> source, target;
+  std::vector<std::pair<std::string, std::string>> files;  // for the new model's folder: names and contents
+};
+
+Start start_anew(const app::TrainingFolder& folder, const Data& data, const TrainOptions& options) {
+  const auto vocab = std::make_shared<const Vocab>(shared_vocab(folder, data, options));
+  if (!vocab->has_fixed_ids()) {
+    throw Error((fs::path(options.out) / "source.spm").string() +
+                " has other ids for padding, <unk>, <s> and </s> than 0, 1, 2 and 3; remove it to have one trained");
+  }
+  ModelConfig config = options.model;
+  config.vocab = vocab->size();
+  config.lowercase = options.lowercase;
+  torch::manual_seed(options.seed);
+  Start start{make_model(config), vocab, vocab, transformers_files(config, *vocab)};
+  for (const char* name : {"source.spm", "target.spm"}) start.files.emplace_back(name, vocab->bytes());
+  return start;
+}
+
+// Every rank reads the model, and a run that goes on reads it again: it must still be the one that was begun with.
+Start start_from(const app::Training& training, const TrainOptions& options) {
+  Start start;
+  start.model = load_model(options.from, options.model.dropout);
+  const ModelConfig& config = start.model->config();
+  std::tie(start.source, start.target) = load_vocabs(options.from, config);
+  check_vocab(*start.source, config.tokens, config.vocab);
+  check_vocab(*start.target, config.tokens, config.target_vocab);
+  if (options.bpe_dropout > 0 && start.source->is_numbered()) {
+    throw Error("the vocabulary of " + options.from +
+                " has a numbering of its own, with which no merges can be left out; train it without bpe_dropout");
+  }
+  start.files = read_text_files(options.from);
+  uint64_t hash = app::hashed(config.to_json().dump());
+  for (const auto& [name, bytes] : start.files) hash = app::hashed(bytes, app::hashed(name, hash));
+  const std::string checksum = app::with_checksum(static_cast<int64_t>(start.files.size()), hash);
+  if (options.processes != nullptr) options.processes->agree({{"the model to go on from", checksum}});
+  if (training.leads()) {
+    const std::string work = training.folder().work(), kept = work + "/from.txt";
+    if (!fs::exists(nn::checkpoint_path(work))) {
+      nn::write_file(kept, checksum);
+    } else if (!fs::exists(kept) || nn::read_file(kept) != checksum) {
+      throw Error("the model in " + options.from + " is another than the training in " + work +
+                  " began with; delete that folder to start over");
+    }
+  }
+  torch::manual_seed(options.seed);
+  return start;
+}
+
 // The targets of the positions Model::logits computes, in its order: row after row, without padding.
 torch::Tensor packed_targets(const Batch& batch) {
   auto result = torch::empty({batch.target_tokens()}, torch::kInt64);
@@ -179,7 +246,7 @@ class Task : public nn::TrainingTask {
     const std::vector<int64_t>& rows = batches_.at(static_cast<size_t>(index));
     std::vector<int64_t> share = group_ != nullptr ? share_of(examples(), rows, group_->rank(), group_->world()) : rows;
     if (share.empty()) return {};
-    const Batch batch = make_batch(examples(), share);
+    const Batch batch = make_batch(examples(), share, model_.config().tokens.pad);
     const auto result = nn::cross_entropy(model_.logits(batch), packed_targets(batch), options_.label_smoothing);
     return {result.loss, result.sum, batch.target_tokens()};
   }
@@ -189,7 +256,7 @@ class Task : public nn::TrainingTask {
     const size_t step = group_ != nullptr ? static_cast<size_t>(group_->world()) : 1;
     double sums[] = {0, 0};  // of the loss, of tokens
     for (size_t i = first; i < validation_batches_.size(); i += step) {
-      const Batch batch = make_batch(validation_, validation_batches_[i]);
+      const Batch batch = make_batch(validation_, validation_batches_[i], model_.config().tokens.pad);
       sums[0] += nn::cross_entropy(model_.logits(batch), packed_targets(batch), 0).sum;
       sums[1] += static_cast<double>(batch.target_tokens());
     }
@@ -231,43 +298,33 @@ TrainResult result_from_json(const json& j) {
   return r;
 }
 
-// The whole model, with what Marian's readers look for.
-void save(const Model& model, const Vocab& vocab, const std::string& dir) {
-  save_model(model, dir);
-  for (const char* name : {"source.spm", "target.spm"}) nn::write_file(dir + "/" + name, vocab.bytes());
-  for (const auto& [name, bytes] : transformers_files(model.config(), vocab)) nn::write_file(dir + "/" + name, bytes);
-}
-
-// Among several processes rank 0 finds the vocabulary and hands it out.
-Vocab shared_vocab(const app::TrainingFolder& folder, const Data& data, const TrainOptions& options) {
-  nn::Processes* const group = options.processes;
-  if (group == nullptr) return find_vocab(folder, data, options);
-  if (group->rank() > 0) return Vocab::from_bytes(group->tell(""));
-  const Vocab vocab = find_vocab(folder, data, options);
-  group->tell(vocab.bytes());
-  return vocab;
-}
-
 }  // namespace
 
-TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& options,
+void TrainOptions::complete() {
+  if (learning_rate == 0) learning_rate = from.empty() ? 1e-3 : 2e-4;
+}
+
+TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& validation, const TrainOptions& given,
                   const std::function<void(const TrainProgress&)>& progress) {
+  TrainOptions options = given;
+  options.complete();
   check_options(options);
   app::Training training(options, identity_of(pairs, validation, options));
   if (const auto finished = training.begin()) return result_from_json(*finished);
 
-  Data data = prepare(pairs, validation, options);
-  const Vocab vocab = shared_vocab(training.folder(), data, options);
-  if (!vocab.has_fixed_ids()) {
-    throw Error((fs::path(options.out) / "source.spm").string() +
-                " has other ids for padding, <unk>, <s> and </s> than 0, 1, 2 and 3; remove it to have one trained");
+  Start start;
+  if (!options.from.empty()) {
+    start = start_from(training, options);
+    options.lowercase = start.model->config().lowercase;
   }
-  ModelConfig config = options.model;
-  config.vocab = vocab.size();
-  config.lowercase = options.lowercase;
+  Data data = prepare(pairs, validation, options);
+  if (options.from.empty()) start = start_anew(training.folder(), data, options);
+  const ModelConfig& config = start.model->config();
   const int64_t max_pieces = config.arch == "transformer" ? std::min(kMaxPieces, config.max_positions - 1) : kMaxPieces;
-  Examples train_examples = encode_pairs(data.train, vocab, max_pieces);
-  Examples valid_examples = encode_pairs(data.validation, vocab, max_pieces);
+  const auto encode = [&](const std::vector<Pair>& some) {
+    return encode_pairs(some, *start.source, *start.target, max_pieces, config.tokens);
+  };
+  Examples train_examples = encode(data.train), valid_examples = encode(data.validation);
   if (train_examples.examples.empty()) throw Error("there is nothing to train on: " + train_examples.summary());
   if (valid_examples.examples.empty()) throw Error("there is nothing to validate with: " + valid_examples.summary());
   data.validation.clear();
@@ -278,29 +335,29 @@ TrainResult train(const std::vector<Pair>& pairs, const std::vector<Pair>& valid
   }
 
   TrainResult result;
-  if (!vocab.note().empty()) result.notes.push_back(vocab.note());
+  if (!start.source->note().empty()) result.notes.push_back(start.source->note());
   if (training.leads() && train_examples.too_long + train_examples.empty > 0)
     result.notes.push_back(train_examples.summary());
   result.train_pairs = static_cast<int64_t>(train_examples.examples.size());
   result.validation_pairs = static_cast<int64_t>(valid_examples.examples.size());
 
-  torch::manual_seed(options.seed);
-  const std::shared_ptr<Model> model = make_model(config);
-  for (const auto& parameter : model->parameters()) result.parameters += parameter.numel();
-  Task task(*model, std::move(train_examples.examples), std::move(valid_examples.examples), options,
-            [&](int64_t epoch) {
-              const uint64_t seed = nn::splitmix(options.seed, static_cast<uint64_t>(epoch));
-              return sample_pairs(data.train, vocab, options.bpe_dropout, seed, max_pieces).examples;
-            });
+  Model& model = *start.model;
+  for (const auto& parameter : model.parameters()) result.parameters += parameter.numel();
+  Task task(model, std::move(train_examples.examples), std::move(valid_examples.examples), options, [&](int64_t epoch) {
+    const uint64_t seed = nn::splitmix(options.seed, static_cast<uint64_t>(epoch));
+    return sample_pairs(data.train, *start.source, options.bpe_dropout, seed, max_pieces, config.tokens).examples;
+  });
 
-  result.target_tokens = training.run(*model, task, progress, result);
+  result.target_tokens = training.run(model, task, progress, result);
   if (!result.interrupted && training.leads()) {
-    if (auto* transformer = dynamic_cast<TransformerModel*>(model.get())) {
+    if (auto* transformer = dynamic_cast<TransformerModel*>(&model)) {
       const AlignmentChoice choice = choose_alignment(*transformer, task.train_examples(), task.validation_examples());
       transformer->set_alignment(choice.from);
       result.alignment_agreement = choice.agreement;
     }
-    save(*model, vocab, training.folder().finished());
+    const std::string dir = training.folder().finished();
+    save_model(model, dir);
+    for (const auto& [name, bytes] : start.files) nn::write_file(dir + "/" + name, bytes);
     training.finish(to_json(result));
   }
   training.end();

@@ -14,6 +14,9 @@
 namespace heed::translate {
 
 struct TrainOptions : app::TrainingOptions {
+  // The folder of a model to go on from, ours or Marian's as Hugging Face keeps them (load_model). Its vocabulary,
+  // shape and lower-casing are then taken, and of `model` the dropout alone. May be `out`.
+  std::string from;
   ModelConfig model = {};       // model.vocab is the size asked for; the trained vocabulary may come out smaller
   int64_t batch_tokens = 2000;  // target tokens in a batch, padding included
   double label_smoothing = 0.1;
@@ -22,7 +25,8 @@ struct TrainOptions : app::TrainingOptions {
   bool lowercase = false;                  // train on lower-cased text
   std::string normalization = "nmt_nfkc";  // of the vocabulary, see VocabOptions
 
-  TrainOptions() { patience = 5, learning_rate = 1e-3, warmup = 400, weight_decay = 1e-4; }
+  TrainOptions() { patience = 5, warmup = 400, weight_decay = 1e-4; }
+  void complete();  // the learning rate, if it is 0: 1e-3, with `from` 2e-4
 };
 
 // A report of nn::train, whose units are target tokens. Losses are mean negative log-likelihood per target token,
@@ -40,8 +44,8 @@ struct TrainResult : app::TrainingResult {
 
 // Trains, and leaves in options.out a model folder (see model.h) and training.json. Work in progress, the new
 // vocabulary included, stays in out/checkpoint, which is removed when the model is complete; until then an older model
-// in the folder stays as it is. A source.spm that lies in the folder without a model is taken as the vocabulary;
-// otherwise one is trained. Seeds torch's global generator. Ctrl-C saves a checkpoint and returns.
+// in the folder stays as it is. Without `from`, a source.spm that lies in the folder without a model is taken as the
+// vocabulary; otherwise one is trained. Seeds torch's global generator. Ctrl-C saves a checkpoint and returns.
 //
 // Killed at any moment and started again with the same arguments, it ends with the same bytes as an uninterrupted run,
 // when the stopping rule is steps, epochs or patience and the number of threads is the same. Throws heed::Error for
