@@ -154,8 +154,9 @@ void add_train(app::Program& program) {
           ->capture_default_str()};
   command
       ->add_option("--from", o.from,
-                   "Go on from this model, of heed or of Marian as Hugging Face keeps it, with its vocabulary")
-      ->type_name("DIR");
+                   "Go on from this model, heed's or Marian's as Hugging Face keeps them, with its vocabulary")
+      ->type_name("DIR")
+      ->group("Model");
 
   const auto number = [&](const char* name, auto& value, double low, double high, const char* what) {
     return command->add_option(name, value, what)->type_name("N")->check(between(low, high))->capture_default_str();

@@ -77,7 +77,8 @@ void check_vocab(const Vocab& vocab, const TokenIds& tokens, int64_t size) {
 
 std::vector<std::pair<std::string, std::string>> read_text_files(const std::string& dir) {
   std::vector<std::pair<std::string, std::string>> files;
-  for (const char* name : kTextFiles) {
+  for (const char* name : {"source.spm", "target.spm", "vocab.json", "target_vocab.json", "tokenizer_config.json",
+                           "special_tokens_map.json", "generation_config.json"}) {
     const fs::path path = fs::path(dir) / name;
     if (there(path)) files.emplace_back(name, nn::read_file(path.string()));
   }

@@ -21,16 +21,8 @@ std::pair<std::shared_ptr<const Vocab>, std::shared_ptr<const Vocab>> load_vocab
 // Throws heed::Error if the vocabulary is not one of a model with `size` pieces and these tokens.
 void check_vocab(const Vocab& vocab, const TokenIds& tokens, int64_t size);
 
-// The files of a model folder that are about text and searching: all but config.json and the weights.
-inline constexpr const char* kTextFiles[] = {"source.spm",
-                                             "target.spm",
-                                             "vocab.json",
-                                             "target_vocab.json",
-                                             "tokenizer_config.json",
-                                             "special_tokens_map.json",
-                                             "generation_config.json"};
-
-// The names and contents of those of them that `dir` has.
+// The names and contents of those files of a model folder that are about text and searching: all but config.json, the
+// weights and what is for people.
 std::vector<std::pair<std::string, std::string>> read_text_files(const std::string& dir);
 
 // The names and contents of what a folder of ours needs beside config.json, model.safetensors, source.spm and
