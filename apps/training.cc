@@ -21,6 +21,7 @@ nn::TrainerOptions trainer_options(const TrainingOptions& o, const std::string& 
                    {"average", o.average},
                    {"validate_every", o.validate_every},
                    {"seed", o.seed}});
+  if (o.schedule != "cosine") identity["schedule"] = o.schedule;
   nn::TrainerOptions t;
   t.minutes = o.minutes;
   t.epochs = o.epochs;
@@ -28,6 +29,10 @@ nn::TrainerOptions trainer_options(const TrainingOptions& o, const std::string& 
   t.patience = o.patience;
   t.learning_rate = o.learning_rate;
   t.warmup = o.warmup;
+  if (o.schedule != "cosine" && o.schedule != "inverse-sqrt") {
+    throw Error("there is no schedule '" + o.schedule + "'; choose 'cosine' or 'inverse-sqrt'");
+  }
+  t.cosine = o.schedule == "cosine";
   t.optimizer.weight_decay = o.weight_decay;
   t.optimizer.clip = o.clip;
   t.optimizer.average = o.average;

@@ -23,8 +23,10 @@ struct TrainingOptions {
   int64_t steps = 0;     // stop after this many steps; 0: no limit
   int64_t patience = 0;  // validations without a better loss before stopping; 0: never
   double learning_rate = 0;  // peak
-  int64_t warmup = 0;  // steps of linear warm-up, at most a tenth of the budget; then cosine to 0 over minutes, epochs
-                       // or steps, inverse square root if none is given
+  int64_t warmup = 0;        // steps of linear warm-up
+  // What comes then. "cosine": to 0 over minutes, epochs or steps, with a tenth of them for warm-up at most, and
+  // "inverse-sqrt" if none is given. "inverse-sqrt": the inverse square root of step / warmup.
+  std::string schedule = "cosine";
   double weight_decay = 0;  // AdamW
   double clip = 1.0;        // gradient norm
   // A running mean of the weights over about the last 1/average of the steps (adamw.h) is validated beside the weights,

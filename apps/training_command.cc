@@ -32,6 +32,14 @@ void add_stop_options(CLI::App* command, TrainingOptions& o, const std::string& 
 
 void add_loop_options(CLI::App* command, TrainingOptions& o, bool& fresh) {
   const char* group = "Training";
+  command
+      ->add_option("--schedule", o.schedule,
+                   "How the learning rate falls: cosine, to 0 at the end of --minutes, --epochs or --steps; "
+                   "inverse-sqrt, as 1/sqrt(step) wherever the end")
+      ->check(CLI::IsMember({"cosine", "inverse-sqrt"}))
+      ->type_name("NAME")
+      ->capture_default_str()
+      ->group(group);
   number(command, group, "--weight-decay", o.weight_decay, 0, 100, "AdamW's weight decay");
   number(command, group, "--average", o.average, 0, 1000,
          "The model is a running mean of the weights over the last 1/N of the steps; 0: off");

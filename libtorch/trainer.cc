@@ -175,7 +175,8 @@ class Loop {
     if (step_loss.loss.defined()) step_loss.loss.backward();
     step_loss.loss.reset();  // frees the graph before the optimiser needs the cache
     if (group_ != nullptr) combine(step_loss);
-    const double rate = learning_rate_at(options_.learning_rate, options_.warmup, summary_.steps + 1, fraction());
+    const double rate = learning_rate_at(options_.learning_rate, options_.warmup, summary_.steps + 1,
+                                         options_.cosine ? fraction() : kNaN);
     const double norm = optimizer_.step(rate);
     ++summary_.steps;
     summary_.units += step_loss.units;

@@ -26,6 +26,7 @@ struct TrainerOptions {
 
   double learning_rate = 1e-3;  // the peak
   int64_t warmup = 400;         // steps; see learning_rate_at
+  bool cosine = true;           // false: the inverse square root, even where there is a budget
   AdamWOptions optimizer = {};
 
   int64_t validate_every = 0;  // steps; 0: once an epoch. The last step always validates
@@ -40,7 +41,8 @@ struct TrainerOptions {
 
 // The learning rate of a step, the first being 1. Linear warm-up over `warmup` steps, or over the first tenth of the
 // budget if that is shorter; then, where there is a budget, half a cosine down to 0 over `fraction` (the part of it
-// that is used, 0..1); where there is none (fraction is NaN), the inverse square root of step / warmup.
+// that is used, 0..1); where there is none (fraction is NaN), the inverse square root of step / warmup, as in the
+// Transformer's paper and fairseq.
 double learning_rate_at(double peak, int64_t warmup, int64_t step, double fraction);
 
 // One point of the training curve.

@@ -138,7 +138,8 @@ TEST(Batches, EncodesOnceAndCountsWhatItDrops) {
   const Vocab vocab = Vocab::train(lines, options, dir + "/v.spm");
   std::string endless;
   for (int i = 0; i < 300; ++i) endless += "word1 ";
-  const Examples examples = encode_pairs({{"word1", "word2"}, {endless, "x"}, {"x", endless}, {"word3", ""}}, vocab, vocab);
+  const Examples examples =
+      encode_pairs({{"word1", "word2"}, {endless, "x"}, {"x", endless}, {"word3", ""}}, vocab, vocab);
   ASSERT_EQ(examples.examples.size(), 1u);
   EXPECT_EQ(examples.too_long, 2);
   EXPECT_EQ(examples.empty, 1);
@@ -149,8 +150,8 @@ TEST(Batches, EncodesOnceAndCountsWhatItDrops) {
   EXPECT_EQ(e.target.back(), kEos);
   EXPECT_EQ(vocab.decode(std::vector<int>(e.target.begin(), e.target.end())), "word2");
   // A model of other ids.
-  const Examples other =
-      encode_pairs({{"word1", "word2"}, {"word1 word1", "x"}}, vocab, vocab, kMaxPieces, {.pad = 300, .eos = 7, .start = 300});
+  const Examples other = encode_pairs({{"word1", "word2"}, {"word1 word1", "x"}}, vocab, vocab, kMaxPieces,
+                                      {.pad = 300, .eos = 7, .start = 300});
   EXPECT_EQ(other.examples[0].source.back(), 7);
   EXPECT_EQ(other.examples[0].target.front(), 300);
   EXPECT_EQ(other.examples[0].target.back(), 7);

@@ -212,6 +212,20 @@ TEST(Schedule, WarmsUpAndCoolsDown) {
   EXPECT_GT(learning_rate_at(2, 1000000, 100, 0.1), 1.9) << "a tenth of the budget is warm-up enough";
 }
 
+TEST_F(Trainer, TheInverseSquareRootKnowsNoEnd) {
+  const auto losses = [&](bool cosine, int64_t steps) {
+    options_.cosine = cosine;
+    options_.steps = steps;
+    fs::remove_all(dir_ / "work");
+    TrainSummary summary;
+    run({}, &summary);
+    return std::pair(summary.curve[2].train_loss, summary.curve[2].valid_loss);
+  };
+  EXPECT_EQ(losses(false, 12), losses(false, 40));
+  EXPECT_NE(losses(true, 12), losses(true, 40));
+  EXPECT_NE(losses(false, 12), losses(true, 12));
+}
+
 TEST_F(Trainer, Learns) {
   TrainSummary summary;
   options_.steps = 400;
