@@ -8,6 +8,8 @@
 #include <limits>
 #include <utility>
 
+#include "libtorch/require.h"
+
 namespace heed::app {
 namespace {
 
@@ -21,7 +23,9 @@ nn::TrainerOptions trainer_options(const TrainingOptions& o, const std::string& 
                    {"average", o.average},
                    {"validate_every", o.validate_every},
                    {"seed", o.seed}});
-  if (o.schedule != "cosine") identity["schedule"] = o.schedule;
+  const bool cosine = o.schedule == "cosine";
+  nn::require(cosine || o.schedule == "inverse-sqrt", "schedule", o.schedule, "it must be cosine or inverse-sqrt");
+  if (!cosine) identity["schedule"] = o.schedule;  // not otherwise: checkpoints older than the option go on
   nn::TrainerOptions t;
   t.minutes = o.minutes;
   t.epochs = o.epochs;
@@ -29,10 +33,7 @@ nn::TrainerOptions trainer_options(const TrainingOptions& o, const std::string& 
   t.patience = o.patience;
   t.learning_rate = o.learning_rate;
   t.warmup = o.warmup;
-  if (o.schedule != "cosine" && o.schedule != "inverse-sqrt") {
-    throw Error("there is no schedule '" + o.schedule + "'; choose 'cosine' or 'inverse-sqrt'");
-  }
-  t.cosine = o.schedule == "cosine";
+  t.cosine = cosine;
   t.optimizer.weight_decay = o.weight_decay;
   t.optimizer.clip = o.clip;
   t.optimizer.average = o.average;

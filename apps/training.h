@@ -17,6 +17,7 @@ namespace heed::app {
 
 // A task's own options come on top of these, and its defaults.
 struct TrainingOptions {
+  std::string from;      // the folder of a model to go on from; empty: a new one
   std::string out;       // the model folder; made if absent. A good model in it is replaced at the end, by a whole one
   double minutes = 0;    // stop after this much training time over all resumed runs; 0: no limit
   int64_t epochs = 0;    // stop after this many passes; 0: no limit (one of the four ends it)

@@ -561,7 +561,7 @@ TEST_F(Train, OptionsThatDoNotFit) {
   EXPECT_SAYS(with([](auto& o) { o.valid_pairs = 0; }), "valid_pairs is 0");
   EXPECT_SAYS(with([](auto& o) { o.bpe_dropout = 1; }), "bpe_dropout is 1");
   EXPECT_SAYS(with([](auto& o) { o.steps = 0; }), "never end");
-  EXPECT_SAYS(with([](auto& o) { o.schedule = "linear"; }), "there is no schedule 'linear'");
+  EXPECT_SAYS(with([](auto& o) { o.schedule = "linear"; }), "schedule is linear; it must be cosine or inverse-sqrt");
   EXPECT_SAYS(with([](auto& o) { o.model.arch = "lstm"; }), "lstm");
   EXPECT_SAYS(with([](auto& o) { o.model.hidden = 0; }), "hidden is 0");
   EXPECT_FALSE(fs::exists(path("m"))) << "nothing is made before the options are good";

@@ -5,7 +5,6 @@
 
 #include <filesystem>
 #include <system_error>
-#include <utility>
 
 #include "apps/boxed_model.h"
 #include "apps/output.h"

@@ -12,7 +12,7 @@
 namespace heed::pictures {
 
 struct TrainingOptions : app::TrainingOptions {
-  std::string from;              // the folder of a model to go on from, with a new head if its classes are others
+  // Of the model in `from` the head is a new one if its classes are others.
   bool freeze_backbone = false;  // with `from`: only the head learns
   int64_t batch = 1;             // pictures in a batch, about: the batches of a pass are of one size, give or take one
   int64_t valid_pictures = 1;    // held out to validate with, at most a tenth

@@ -77,7 +77,7 @@ json identity_of(const std::vector<Pair>& pairs, const std::vector<Pair>& valida
                 {"bpe_dropout", o.bpe_dropout},
                 {"lowercase", o.lowercase},
                 {"normalization", o.normalization}};
-  if (!o.from.empty()) identity["from"] = o.from;
+  if (!o.from.empty()) identity["from"] = o.from;  // not otherwise: checkpoints older than the option go on
   return identity;
 }
 

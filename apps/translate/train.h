@@ -14,9 +14,8 @@
 namespace heed::translate {
 
 struct TrainOptions : app::TrainingOptions {
-  // The folder of a model to go on from, ours or Marian's as Hugging Face keeps them (load_model). Its vocabulary,
-  // shape and lower-casing are then taken, and of `model` the dropout alone. May be `out`.
-  std::string from;
+  // `from` may be a model of ours or one of Marian's as Hugging Face keeps them (load_model), and may be `out`. Its
+  // vocabulary, shape and lower-casing are then taken, and of `model` the dropout alone.
   ModelConfig model = {};       // model.vocab is the size asked for; the trained vocabulary may come out smaller
   int64_t batch_tokens = 2000;  // target tokens in a batch, padding included
   double label_smoothing = 0.1;
